@@ -1,0 +1,417 @@
+"""Saving and loading without pickle: whole models, and nested dicts of tensors such as a checkpoint.
+
+    save_model(model, tok, "my_model")                 # trained_models/my_model/
+    model, tok, cfg = load_model("my_model")
+    save_tensors("checkpoint/state.safetensors", {"optimizer": optimizer.state_dict(), "step": 100})
+
+A model's folder holds `model_config.json` (architecture and the tokenizer's fingerprint), `model.safetensors` (weights),
+the tokenizer itself, and where given `train_config.json` and `run.json`. Nothing read from it is ever executed.
+
+A save that is cut short leaves a model that loads, the old one or the new. A new folder is put together under a
+temporary name and then renamed. In an existing one the weights are replaced in a single step, and nothing that they
+depend on may change: another architecture or tokenizer needs another folder. Only one process at a time may save to a
+folder.
+"""
+
+import difflib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from config import ModelConfig, check_name
+from lab import files
+from lab.files import clear_write_errors, read_json, shown, write_atomic, write_json
+
+FORMAT_VERSION = 1  # of model_config.json; raised when older code could no longer read what is written
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
+PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
+NO_PICKLE = (
+    "pickle files can run code when they are opened, so this one was not: convert it to safetensors where you trust it"
+)
+
+
+# ---------------------------------------------------------------- tensors in one file
+
+
+def save_tensors(path: str | Path, nested: dict) -> None:
+    """Writes nested dicts, lists and tuples of tensors, numbers, strings, bools and None to one safetensors file.
+
+    Tensors are named by their path ("optimizer.state.0.exp_avg"), the rest is JSON in the file's header. Keys may be
+    str, int, float, bool or None. Tensors that share memory are written out each. Raises: TypeError for anything else.
+    """
+    tensors: dict[str, Tensor] = {}
+    structure = json.dumps(_describe(nested, "", tensors))
+    write_atomic(path, _to_bytes(tensors, {"nested": structure}))
+
+
+def load_tensors(path: str | Path) -> dict:
+    """What `save_tensors` wrote, bit for bit, on the CPU. Raises ValueError for a damaged or another kind of file."""
+    tensors, metadata = read_weights(path)
+    if "nested" not in metadata:
+        raise ValueError(f"{shown(path)} was not written by save_tensors: its header holds no 'nested' structure")
+    return _rebuild(json.loads(metadata["nested"]), tensors)
+
+
+def _describe(value, place: str, tensors: dict[str, Tensor]):
+    """`value` as JSON, its tensors moved to `tensors`. Every container becomes {kind: [...]}, so none is ambiguous."""
+    if isinstance(value, Tensor):
+        name = place.encode("ascii", "backslashreplace").decode()
+        while name in tensors or name == "__metadata__":
+            name += "'"
+        tensors[name] = value
+        return {"tensor": name}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, dict):
+        for key in value:
+            if not (key is None or isinstance(key, (bool, int, float, str))):
+                raise TypeError(f"{place or 'nested'}: the key {key!r} is a {type(key).__name__}, not a number or str")
+        return {"dict": [[key, _describe(item, _join(place, key), tensors)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_describe(item, _join(place, i), tensors) for i, item in enumerate(value)]}
+    raise TypeError(
+        f"{place or 'nested'}: a {type(value).__name__} can't be saved; use tensors, numbers, strings, bools, None, "
+        "and dicts, lists or tuples of these (torch.from_numpy makes a tensor of an array)"
+    )
+
+
+def _join(place: str, key) -> str:
+    return f"{place}.{key}" if place else str(key)
+
+
+def _rebuild(described, tensors: dict[str, Tensor]):
+    if not isinstance(described, dict):
+        return described
+    ((kind, content),) = described.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _rebuild(item, tensors) for key, item in content}
+    items = [_rebuild(item, tensors) for item in content]
+    return items if kind == "list" else tuple(items)
+
+
+def _to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file. It takes only contiguous CPU tensors, no two of them in the same memory."""
+    ready, storages = {}, set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.untyped_storage().data_ptr() in storages:
+            tensor = tensor.clone()
+        storages.add(tensor.untyped_storage().data_ptr())
+        ready[name] = tensor
+    return safetensors.torch.save(ready, metadata)
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header texts of a safetensors file, on the CPU.
+
+    Raises: FileNotFoundError; ValueError for a file that is empty, cut short, damaged, a Git LFS pointer or a pickle.
+    The file is read whole before it is looked at, so that a save by another process can't change it halfway.
+    """
+    path = Path(path)
+    content = path.read_bytes()
+    try:
+        tensors = safetensors.torch.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise ValueError(_what_is_wrong(path, content, error)) from error
+    return tensors, header.get("__metadata__", {})
+
+
+def _what_is_wrong(path: Path, content: bytes, error: Exception) -> str:
+    if not content:
+        return f"{shown(path)} is empty: restore it (git checkout, a backup), or train the model again"
+    if content.startswith(files.LFS_POINTER):
+        return f"{shown(path)} is a Git LFS pointer, not the weights themselves: run `git lfs pull`"
+    if content.startswith((b"PK", b"\x80")):  # a zip, as torch.save writes, or a bare pickle
+        return f"{shown(path)} is a pickle or an archive of pickles, whatever its name says; {NO_PICKLE}"
+    return (
+        f"{shown(path)} ({len(content):,} bytes) is cut short, damaged or no safetensors file ({error}): "
+        "restore it (git checkout, a backup), or train the model again"
+    )
+
+
+# ---------------------------------------------------------------- finding models
+
+
+def model_folder(name: str | Path) -> Path:
+    """The folder of the model called `name`, existing or not: trained_models/<name>, or a path to a folder.
+
+    A path is a `Path` or holds a `/`; a relative one starts at the checkout, or in the working directory if only that
+    has it. Raises: ValueError for a name that no folder can have.
+    """
+    if isinstance(name, str) and not any(separator in name for separator in ("/", "\\")):
+        return files.TRAINED_MODELS / check_name(name, "name")
+    path = Path(name).expanduser()
+    here, there = path.absolute(), files.ROOT / path
+    return here if here.exists() and not there.exists() else there
+
+
+def list_models(folder: str | Path | None = None) -> list[str]:
+    """Names of the models in `folder` (trained_models/ by default): those with a config and weights, sorted."""
+    folder = files.TRAINED_MODELS if folder is None else Path(folder)
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.name[0] != "." and _is_complete(path))
+
+
+def _is_complete(folder: Path) -> bool:
+    return (folder / "model_config.json").is_file() and (folder / "model.safetensors").is_file()
+
+
+# ---------------------------------------------------------------- saving a model
+
+
+def save_model(model: nn.Module, tok, name: str | Path, *, train_config=None, run: dict | None = None) -> Path:
+    """Saves a `GPT` with its tokenizer so that `load_model` gives the same model back; returns the folder.
+
+    name: a str is the model's name, saved under trained_models/; a `Path` is the folder itself.
+    train_config: a TrainConfig or dict, kept as train_config.json.  run: a dict, kept as run.json.
+    Weights are written as fp32, tied ones once; buffers only if they are persistent.
+    Raises: ValueError if the model could not be loaded again (blocks exchanged by hand, another vocabulary than the
+    tokenizer's), or if the folder holds another architecture; OSError if it can't be written.
+    """
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    folder = files.TRAINED_MODELS / check_name(name, "name") if isinstance(name, str) else model_folder(name)
+    _check_savable(model, tok)
+    config = {"format_version": FORMAT_VERSION, "model": model.cfg.to_dict(), "tokenizer": _tokenizer_record(tok)}
+    documents = {"train_config.json": train_config, "run.json": run}
+    documents = {file: d.to_dict() if hasattr(d, "to_dict") else d for file, d in documents.items() if d is not None}
+    weights = _weights_as_bytes(model)
+    with clear_write_errors(folder):
+        _remove_leftovers(folder)
+        if folder.exists():
+            _check_replaceable(folder, model.cfg, tok)
+            _write_model(folder, config, tok, documents, weights)
+        else:
+            _write_new_folder(folder, config, tok, documents, weights)
+    return folder
+
+
+def _write_model(folder: Path, config: dict, tok, documents: dict[str, dict], weights: bytes) -> None:
+    """The weights come after all that they need, and before run.json, which tells how good they are."""
+    tokenizer_file = Path(tok.save(folder)).name
+    for other in TOKENIZER_FILES:
+        if other != tokenizer_file:
+            (folder / other).unlink(missing_ok=True)
+    write_json(folder / "model_config.json", config)
+    if "train_config.json" in documents:
+        write_json(folder / "train_config.json", documents["train_config.json"])
+    write_atomic(folder / "model.safetensors", weights)
+    if "run.json" in documents:
+        write_json(folder / "run.json", documents["run.json"])
+
+
+def _write_new_folder(folder: Path, *contents) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = files.temporary_beside(folder)
+    temporary.mkdir()
+    try:
+        _write_model(temporary, *contents)
+        os.rename(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
+    files.sync_folder(folder.parent)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What an earlier save left when it was killed."""
+    for path in files.leftovers(folder.parent, folder.name) + files.leftovers(folder):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _check_savable(model: nn.Module, tok) -> None:
+    kind = type(model).__name__
+    if kind != "GPT":
+        raise ValueError(
+            f"model={kind}: load_model builds a GPT from its config, so only a GPT can be saved; "
+            "for the weights of another module use save_tensors(path, module.state_dict())"
+        )
+    _check_vocabulary(model.cfg, tok)
+    problems = _differences(model.state_dict(), _build(model.cfg).state_dict())
+    if problems:
+        raise ValueError(f"this model is not what GPT(model.cfg) builds, so it could not be loaded again: {problems}")
+
+
+def _check_replaceable(folder: Path, cfg: ModelConfig, tok) -> None:
+    """Refuses to mix two models in one folder. One without weights (a run that has just begun) takes any."""
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{shown(folder)} is a file: choose another name, or remove it")
+    if not (folder / "model.safetensors").exists():
+        return
+    if not (folder / "model_config.json").exists():
+        raise ValueError(f"{shown(folder)} holds weights but no model_config.json: choose another name, or remove it")
+    old_cfg, old_tokenizer = _read_config(folder)
+    old, new = old_cfg.to_dict(), cfg.to_dict()
+    changed = [f"{field}={old[field]!r} there, {new[field]!r} here" for field in new if old[field] != new[field]]
+    if old_tokenizer["fingerprint"] != tok.fingerprint:
+        changed.append(f"tokenizer {old_tokenizer['fingerprint']} there, {tok.fingerprint} here")
+    if changed:
+        raise ValueError(f"{shown(folder)} holds another model ({'; '.join(changed)}): choose another name")
+
+
+def _check_vocabulary(cfg: ModelConfig, tok) -> None:
+    if cfg.vocab_size != tok.vocab_size:
+        raise ValueError(
+            f"vocab_size={cfg.vocab_size} of the model differs from the tokenizer's {tok.vocab_size}: "
+            "make the model with vocab_size=tok.vocab_size, or use the tokenizer it was made for"
+        )
+
+
+def _tokenizer_record(tok) -> dict:
+    return {"name": tok.name, "vocab_size": tok.vocab_size, "fingerprint": tok.fingerprint}
+
+
+def _weights_as_bytes(model: nn.Module) -> bytes:
+    """model.safetensors: each tensor once. The header maps every other name of a tied one to the name it stands under."""
+    weights, same, first = {}, {}, {}
+    for name, tensor in model.state_dict().items():
+        view = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
+        if tensor.numel() and view in first:
+            same[name] = first[view]
+            continue
+        first[view] = name
+        weights[name] = tensor.float() if tensor.is_floating_point() else tensor
+    return _to_bytes(weights, same)
+
+
+# ---------------------------------------------------------------- loading a model
+
+
+def load_model(name: str | Path, device: str | torch.device = "cpu") -> tuple[nn.Module, object, ModelConfig]:
+    """(model, tokenizer, config) of a model in trained_models/, or of the folder at a path; the model in eval mode.
+
+    PyTorch's random state is left alone. Raises: FileNotFoundError if there is no such model or it lacks a file;
+    ValueError if a file is damaged, from newer code, a pickle, or does not fit the others.
+    """
+    folder = _find_model(name)
+    cfg, tokenizer_record = _read_config(folder)
+    tok = _load_tokenizer(folder, tokenizer_record)
+    _check_vocabulary(cfg, tok)
+    weights = _read_weights_of(folder)
+    model = _build(cfg)
+    problems = _differences(weights, model.state_dict())
+    if problems:
+        raise ValueError(f"{shown(folder)}: model.safetensors does not fit model_config.json: {problems}")
+    model.load_state_dict(weights)
+    _check_ties(folder, model, weights)
+    return model.to(device).eval(), tok, cfg
+
+
+def _find_model(name: str | Path) -> Path:
+    folder = model_folder(name)
+    if folder.is_file():
+        raise NotADirectoryError(f"{shown(folder)} is a file: name the model's folder")
+    if folder.is_dir():
+        return folder
+    if folder.parent != files.TRAINED_MODELS:
+        raise FileNotFoundError(f"{shown(folder)}: no such folder; a model in trained_models/ is loaded by its name")
+    known = list_models()
+    if not known:
+        raise FileNotFoundError(f"name={folder.name!r}: trained_models/ holds no model yet; train one in train.ipynb")
+    close = difflib.get_close_matches(folder.name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    raise FileNotFoundError(f"name={folder.name!r} is not in trained_models/{hint} It holds: {', '.join(known)}")
+
+
+def _read_config(folder: Path) -> tuple[ModelConfig, dict]:
+    """The model's config and the record of its tokenizer, from model_config.json."""
+    path = folder / "model_config.json"
+    if not path.is_file():
+        unfinished = ": its training did not get as far as saving a model" if (folder / "checkpoint").is_dir() else ""
+        raise FileNotFoundError(
+            f"{shown(folder)} holds no model_config.json{unfinished or ', so it is no saved model'}"
+        )
+    content = read_json(path)
+    version = content.get("format_version")
+    if not isinstance(version, int):
+        raise ValueError(f"{shown(path)} has no format_version, so save_model did not write it")
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"{shown(path)}: format_version={version} was saved by newer code; this one reads up to {FORMAT_VERSION}: "
+            "update it (git pull)"
+        )
+    for part, fields in (("model", ()), ("tokenizer", ("vocab_size", "fingerprint"))):
+        if not isinstance(content.get(part), dict) or any(field not in content[part] for field in fields):
+            raise ValueError(
+                f"{shown(path)}: {part!r} must be an object {{...}} {' with '.join(('', *fields))}".strip()
+            )
+    try:
+        return ModelConfig.from_dict(content["model"]), content["tokenizer"]
+    except ValueError as error:
+        raise ValueError(f"{shown(path)}: {error} (a typo, or saved by newer code?)") from error
+
+
+def _load_tokenizer(folder: Path, record: dict):
+    from tokenizer import load_tokenizer
+
+    tok = load_tokenizer(folder)
+    if tok.fingerprint != record["fingerprint"]:
+        raise ValueError(
+            f"{shown(folder)}: the tokenizer in it has the fingerprint {tok.fingerprint}, but the model was trained "
+            f"with {record['fingerprint']} ({record.get('name')}): put that one back"
+        )
+    return tok
+
+
+def _read_weights_of(folder: Path) -> dict[str, Tensor]:
+    """All tensors by name, tied ones under each of their names."""
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        pickles = [p.name for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES]
+        if pickles:
+            raise ValueError(f"{shown(folder)} holds no model.safetensors, only {pickles[0]}; {NO_PICKLE}")
+        raise FileNotFoundError(f"{shown(folder)} holds no model.safetensors: restore it, or train the model again")
+    weights, header = read_weights(path)
+    return weights | {name: weights[twin] for name, twin in header.items() if twin in weights}
+
+
+def _build(cfg: ModelConfig) -> nn.Module:
+    """GPT(cfg), without drawing from the random state that the caller's own numbers come from."""
+    from model import GPT
+
+    with torch.random.fork_rng(devices=[]):
+        return GPT(cfg)
+
+
+def _differences(found: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
+    """How two sets of named tensors differ, "" if they do not: names, shapes, numbers against truth values."""
+    missing = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected]
+    shapes = [
+        f"{name} is {tuple(found[name].shape)} and not {tuple(expected[name].shape)}"
+        for name in expected
+        if name in found and found[name].shape != expected[name].shape
+    ]
+    kinds = [
+        f"{name} is {found[name].dtype} and not {expected[name].dtype}"
+        for name in expected
+        if name in found and found[name].is_floating_point() != expected[name].is_floating_point()
+    ]
+    problems = {"missing": missing, "not expected": extra, "of another shape": shapes, "of another type": kinds}
+    return "; ".join(f"{what}: {_first_few(names)}" for what, names in problems.items() if names)
+
+
+def _first_few(names: list[str], few: int = 3) -> str:
+    return ", ".join(names[:few]) + (f" and {len(names) - few} more" if len(names) > few else "")
+
+
+def _check_ties(folder: Path, model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Weights that the model ties must be equal in the file, or one of them would be lost without a word."""
+    for name, tensor in model.state_dict().items():
+        if not torch.equal(tensor, weights[name].to(tensor.dtype)):
+            raise ValueError(
+                f"{shown(folder)}: the config ties {name} to another weight, but the file holds two values"
+            )

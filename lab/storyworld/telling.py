@@ -1,0 +1,234 @@
+"""From events to sentences: templates, and the bookkeeping that makes names, pronouns and articles come out right.
+
+The template language, small enough to read at a glance:
+
+    [big|small|]        one of the alternatives, at random (may be nested, may be empty)
+    {a} {b} {h} {f} {o} the actor, the other, the hero, the hero's companion, the owner of the thing: always by name
+    {A} {B} ...         the same, but by pronoun where nobody else can be meant
+    {a.him} {a.his} {a.he} {a.himself}   a pronoun in any case;  {A.him} {A.his}: a pronoun where it is clear, else the name
+    {t} {u}             the thing, the tool: "a red kite" at first, later "the red kite", "the kite" or "her kite"
+    {t.a} {t.the} {t.my} {t.your} {t.noun} {t.it} {t.they} {t.was} {t.is} {t.has} {t.s} {t.use} {t.using} {t.used}
+    {p} {p.in} {p.to}   the place: "the old barn", "in the old barn", "to the old barn"
+    {n} {why}           the note of the event; a clause about its cause
+
+A first mention introduces: "her friend Omar", "a red kite". Inside quotation marks a character is called by the bare name.
+"""
+
+import re
+
+from .phrases import CAUSES, PHRASES
+from .words import IRREGULAR
+from .world import PRONOUNS, Character, Dice, Event, Place, Thing, World
+
+_TOKEN = re.compile(r"[\[\]|]|\{[^}]*\}|\"|[^\[\]|{}\"]+")
+_SENTENCE_START = re.compile(r'(^"?|[.!?] "?|\." |, "|: ")([a-z])')
+
+
+def article(phrase: str) -> str:
+    """The phrase with "a" or "an" before it; sound decides, and in this vocabulary the first letter tells the sound."""
+    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+
+
+def ing(verb: str) -> str:
+    """"roll" -> "rolling", "play with" -> "playing with"."""
+    head, _, tail = verb.partition(" ")
+    form = IRREGULAR[head][1] if head in IRREGULAR else (head[:-1] if head.endswith("e") else head) + "ing"
+    return f"{form} {tail}".strip()
+
+
+def past(verb: str) -> str:
+    """"roll" -> "rolled", "play with" -> "played with"."""
+    head, _, tail = verb.partition(" ")
+    form = IRREGULAR[head][0] if head in IRREGULAR else head + ("d" if head.endswith("e") else "ed")
+    return f"{form} {tail}".strip()
+
+
+def compile_template(text: str):
+    """A template as a list whose items are plain text, choices (lists of lists) or slots (role, form, inside quotes)."""
+    tokens = _TOKEN.findall(text)
+    state = {"at": 0, "quoted": False}
+
+    def sequence(stop: str):
+        items = []
+        while state["at"] < len(tokens) and tokens[state["at"]] not in stop:
+            token = tokens[state["at"]]
+            state["at"] += 1
+            if token == "[":
+                items.append(choice())
+            elif token[0] == "{":
+                role, _, form = token[1:-1].partition(".")
+                items.append((role, form, state["quoted"]))
+            else:
+                state["quoted"] ^= token == '"'
+                items.append(token)
+        return items
+
+    def choice():
+        before, options = state["quoted"], []
+        while True:
+            state["quoted"] = before
+            options.append(sequence("|]"))
+            state["at"] += 1
+            if tokens[state["at"] - 1] == "]":
+                return options
+
+    return sequence("")
+
+
+def compile_table(table: dict[str, str]) -> dict[str, list]:
+    """One template a line: kind -> compiled templates."""
+    return {kind: [compile_template(line.strip()) for line in lines.strip().splitlines()] for kind, lines in table.items()}
+
+
+TEMPLATES = compile_table(PHRASES)
+CAUSE_TEMPLATES = compile_table(CAUSES)
+
+
+class Teller:
+    """Tells the events of one story. It remembers who and what has been mentioned, and when."""
+
+    def __init__(self, dice: Dice, hero: Character, friend: Character | None, owner: dict):
+        self.dice, self.hero, self.friend = dice, hero, friend
+        self.owner = owner  # Thing -> Character, at the start of the story
+        self.known = {}  # id of what was mentioned -> True
+        self.used = {}  # (key, index of a template) -> True, so that no wording comes twice
+        self.previous, self.current = {}, {}  # characters named in the previous and in the present sentence group
+
+    def tell(self, event: Event) -> str:
+        """The sentence or sentences for one event."""
+        if event.breaks:
+            self.previous = {}
+        self.current = {}
+        key = f"{event.kind}.{event.note}" if f"{event.kind}.{event.note}" in TEMPLATES else event.kind
+        text = self._render(self._choose(key, TEMPLATES[key]), event)
+        self.previous = self.current
+        return _SENTENCE_START.sub(lambda m: m.group(1) + m.group(2).upper(), text)
+
+    def _choose(self, key, options):
+        start = int(self.dice.random() * len(options))
+        for step in range(len(options)):
+            index = (start + step) % len(options)
+            if (key, index) not in self.used:
+                break
+        self.used[key, index] = True
+        return options[index]
+
+    def _render(self, items, event: Event) -> str:
+        parts = []
+        for item in items:
+            if isinstance(item, str):
+                parts.append(item)
+            elif isinstance(item, list):
+                parts.append(self._render(self.dice.pick(item), event))
+            else:
+                parts.append(self._slot(event, *item))
+        return "".join(parts)
+
+    def _slot(self, event: Event, role: str, form: str, quoted: bool) -> str:
+        if role == "n":
+            return event.note
+        if role == "why":
+            return self._render(self.dice.pick(CAUSE_TEMPLATES[event.because.kind]), event.because)
+        entity = self._entity(event, role.lower())
+        if isinstance(entity, Character):
+            return self._character(entity, form, role.isupper(), quoted)
+        if isinstance(entity, Place):
+            return self._place(entity, form)
+        return self._thing(entity, form, event.actor, quoted)
+
+    def _entity(self, event: Event, role: str):
+        if role == "o":
+            return self.owner[event.thing]
+        return {"a": event.actor, "b": event.other, "h": self.hero, "f": self.friend, "t": event.thing, "u": event.tool, "p": event.place}[role]
+
+    # Characters
+
+    def _character(self, who: Character, form: str, may_be_pronoun: bool, quoted: bool) -> str:
+        if form in ("trait", "species"):
+            return getattr(who, form)
+        if form == "kind":
+            return article(f"{who.trait} {who.species}") if who.trait else article(who.species)
+        subject, objective, possessive, reflexive = PRONOUNS[who.pronoun]
+        forms = {"": subject, "he": subject, "him": objective, "his": possessive, "himself": reflexive}
+        if form and not may_be_pronoun and form != "s":
+            return forms[form]
+        pronoun = self.dice.chance(0.8) and may_be_pronoun and self._is_clear(who)
+        self.current[who.id] = who
+        if pronoun:
+            return forms[form]
+        name = who.name if quoted else self._name(who)
+        return name + "'s" if form in ("his", "s") else name
+
+    def _is_clear(self, who: Character) -> bool:
+        """A pronoun is clear when its owner was just named and nobody else with the same pronoun was."""
+        if who.id not in self.previous and who.id not in self.current:
+            return False
+        others = [*self.previous.values(), *self.current.values()]
+        return all(other is who or other.pronoun != who.pronoun for other in others)
+
+    def _name(self, who: Character) -> str:
+        if who.id in self.known:
+            return who.name
+        self.known[who.id] = True
+        if who is self.hero or who.role == "hero":
+            return who.name
+        if who.role == "elder":
+            return f"{who.name} the {who.species}"
+        if who.role in ("baby", "stranger") and who.pronoun == "it":
+            return article(who.name.removeprefix("the "))
+        if who is self.friend:
+            return f"{PRONOUNS[self.hero.pronoun][2]} friend {who.name}" if self.hero.id in self.current else f"{self.hero.name}'s friend {who.name}"
+        return f"{article(who.species)} named {who.name}"
+
+    # Things and places
+
+    def _thing(self, thing: Thing, form: str, actor: Character | None, quoted: bool) -> str:
+        full, plural = f"{thing.adjective} {thing.noun}".strip(), thing.plural
+        if form in _THING_WORDS:
+            return _THING_WORDS[form][plural]
+        if form in ("use", "using", "used"):
+            return {"use": str, "using": ing, "used": past}[form](thing.use)
+        short = full if self.dice.chance(0.55) else thing.noun
+        if form == "noun":
+            return thing.noun
+        first = thing.id not in self.known
+        self.known[thing.id] = True
+        if form == "a" or (first and not form and not quoted and thing not in self.owner):
+            return f"some {full}" if plural or thing.mass else article(full)
+        if form in ("my", "your"):
+            return f"{form} {short}"
+        owner = self.owner.get(thing)
+        if form == "the" or quoted or owner is None:
+            return f"the {full if first else short}"
+        if owner is actor and owner.id in self.current and (first or self.dice.chance(0.5)):
+            return f"{PRONOUNS[owner.pronoun][2]} {full if first else short}"
+        return f"{owner.name}'s {full}" if first and owner.id in self.known else f"the {full if first else short}"
+
+    def _place(self, place: Place, form: str) -> str:
+        if form == "noun":
+            return place.noun
+        first = place.id not in self.known
+        self.known[place.id] = True
+        name = f"the {place.adjective} {place.noun}" if first or self.dice.chance(0.3) else f"the {place.noun}"
+        return f"{place.preposition} {name}" if form == "in" else f"{form} {name}".strip()
+
+
+# Words that agree with a thing: singular, plural.
+_THING_WORDS = {
+    "it": ("it", "them"), "they": ("it", "they"), "was": ("was", "were"), "is": ("is", "are"), "has": ("has", "have"),
+    "s": ("s", ""), "this": ("this", "these"), "that": ("that", "those"), "its": ("its", "their"), "isnt": ("isn't", "aren't"),
+    "one": ("one", "some"),
+}
+
+
+def tell_story(events: list[Event], teller: Teller) -> str:
+    """The whole story: paragraphs separated by one newline."""
+    paragraphs: list[list[str]] = [[]]
+    for event in events:
+        if event.breaks and paragraphs[-1]:
+            paragraphs.append([])
+        paragraphs[-1].append(teller.tell(event))
+    return "\n".join(" ".join(sentences) for sentences in paragraphs)
+
+
+__all__ = ["Teller", "World", "article", "ing", "past", "tell_story"]

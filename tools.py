@@ -1,0 +1,7 @@
+"""What the notebooks reach for, gathered in one place: look inside a module, save and load models, plot their logs.
+
+A front door: each thing lives in the module of `lab/` it is imported from, and heavy packages are imported only when
+the function that needs them is called.
+"""
+
+from lab.tracing import LoggingModule, log_io, show_source, trace
