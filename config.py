@@ -156,7 +156,7 @@ class TrainConfig(Config):
     dataset: str = "auto"  # "auto", "tinystories", "storyworld", or a path to .txt, .jsonl, .parquet or a folder
     valid_dataset: str = ""  # text to validate on; "": the dataset's own split, else 2 % of it held out
     dataset_limit: int = 50_000_000  # bytes streamed from a hub at most, so that nobody downloads gigabytes unasked
-    tokenizer: str = "2048"  # a vocabulary size, "byte", "characters", a path, or a Hugging Face name
+    tokenizer: str = "auto"  # "auto": the shipped one of vocab_size; or "byte", "characters", a path, a Hugging Face name
     init_from: str = ""  # a saved model whose weights to start from; "": random weights
     # how long
     batch_size: int = 8  # rows per forward pass; each is max_seq_len tokens

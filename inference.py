@@ -31,8 +31,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Annotated, Literal
 
 import torch
+import tyro
 from torch import Tensor
 
 from model import GPT, Context
@@ -366,8 +368,8 @@ def _checked(logits: Tensor, rows: list[_Row]) -> Tensor:
 
 
 def write(
-    name: str,
-    prompt: str,
+    name: Annotated[str, tyro.conf.arg(metavar="NAME")],
+    prompt: Annotated[str, tyro.conf.arg(metavar="PROMPT")],
     *,
     max_new_tokens: int = 200,
     temperature: float = 0.8,
@@ -375,7 +377,7 @@ def write(
     top_p: float | None = None,
     min_p: float | None = None,
     seed: int | None = None,
-    device: str = "cpu",
+    device: Literal["cpu", "cuda", "mps"] = "cpu",
 ) -> None:
     """Continue a prompt with a saved model, token by token, up to the end of the text.
 
@@ -388,10 +390,12 @@ def write(
         top_p: choose among the likeliest tokens that together have this probability
         min_p: choose among tokens at least this many times as probable as the likeliest
         seed: the same number gives the same text again
-        device: where to compute: cpu, cuda or mps
+        device: where to compute; models of this size are quick enough on a CPU
     """
     from tools import load_model
 
+    if device != "cpu" and not getattr(torch, device).is_available():
+        raise ValueError(f"device={device!r} is not available here; leave it out to use the CPU")
     model, tok, _ = load_model(name, device=device)
     pieces = generate(
         model, tok, prompt, max_new_tokens=max_new_tokens, temperature=temperature,
@@ -405,17 +409,16 @@ def write(
 
 def main() -> None:
     """The command line: a user's mistake ends in one line, not in a traceback."""
-    import tyro
-
-    warnings.formatwarning = lambda message, *_args, **_kwargs: f"note: {message}\n"
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal that can't show a character shows "?" for it
-    try:
-        tyro.cli(write, config=(tyro.conf.PositionalRequiredArgs,))
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped")
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_args, **_kwargs: print(f"note: {message}", file=sys.stderr)
+        try:
+            tyro.cli(write, config=(tyro.conf.PositionalRequiredArgs,))
+        except (ValueError, TypeError, OSError, FloatingPointError) as error:
+            sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            sys.exit("\nstopped")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ import difflib
 import hashlib
 import io
 import json
-import os
 import re
 import string
 from collections import Counter
@@ -31,7 +30,8 @@ from pathlib import Path
 
 import sentencepiece
 
-HERE = Path(__file__).resolve().parent
+from lab.files import LFS_POINTER, ROOT, TOKENIZERS, shown, write_atomic, write_json
+
 SPECIALS = {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": 3}
 BYTE_FALLBACK_FROM = 512  # below this, 256 pieces for the bytes would leave too few for merges
 SPACE = "\u2581"  # sentencepiece writes a space as this character, so the character itself must be spelled by its bytes
@@ -124,7 +124,7 @@ class Tokenizer:
         """Write this very tokenizer into `folder` as tokenizer.model or tokenizer.json; `load_tokenizer` reads it."""
         filename, content = self._file()
         path = _at(folder) / filename
-        _write(path, content)
+        write_atomic(path, content)
         return path
 
     def __len__(self) -> int:
@@ -283,7 +283,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     if not path.suffix and path.with_name(f"{path.name}.model").is_file():
         path = path.with_name(f"{path.name}.model")
     if not path.is_file():
-        raise FileNotFoundError(f"tokenizer={path}: no such file; see tokenizers/ for those that are shipped")
+        raise FileNotFoundError(f"tokenizer={shown(path)}: no such file; see tokenizers/ for those that are shipped")
     return _load_json_file(path) if path.suffix == ".json" else _load_model_file(path)
 
 
@@ -295,7 +295,7 @@ def _load_folder(folder: Path) -> Tokenizer:
         from lab.tokenizers import from_transformers
 
         return from_transformers(folder)
-    raise FileNotFoundError(f"tokenizer={folder}: the folder holds neither tokenizer.model nor tokenizer.json")
+    raise FileNotFoundError(f"tokenizer={shown(folder)}: the folder holds neither tokenizer.model nor tokenizer.json")
 
 
 def _load_model_file(path: Path) -> SentencePieceTokenizer:
@@ -308,7 +308,7 @@ def _load_json_file(path: Path) -> Tokenizer:
         content = json.loads(path.read_text(encoding="utf-8"))
         kind = content.get("kind", "huggingface")
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"tokenizer={path}: not a readable tokenizer file ({error})") from error
+        raise ValueError(f"tokenizer={shown(path)}: not a readable tokenizer file ({error})") from error
     if kind == "byte":
         return ByteTokenizer()
     if kind in ("bpe", "characters"):  # the description beside a .model file
@@ -319,30 +319,33 @@ def _load_json_file(path: Path) -> Tokenizer:
 
 
 def _read_sentencepiece(model: bytes, name: str) -> sentencepiece.SentencePieceProcessor:
-    if model.startswith(b"version https://git-lfs"):
+    if model.startswith(LFS_POINTER):
         raise ValueError(f"tokenizer={name}: the file is a Git LFS pointer, not a tokenizer; run `git lfs pull`")
+    if not model:
+        raise ValueError(f"tokenizer={name}: the file is empty; write it again, or take it from where it came from")
     try:
         return sentencepiece.SentencePieceProcessor(model_proto=model)
     except (RuntimeError, ValueError) as error:
-        problem = "is empty" if not model else f"is no sentencepiece model, or a damaged one ({error})"
-        raise ValueError(f"tokenizer={name}: the file of {len(model)} bytes {problem}") from error
+        raise ValueError(
+            f"tokenizer={name}: the file of {len(model)} bytes is no sentencepiece model, or a damaged one ({error})"
+        ) from error
 
 
 def _shipped() -> dict[str, Path]:
     """Name -> .model file of tokenizers/, smallest vocabulary first."""
-    files = {path.stem: path for path in (HERE / "tokenizers").glob("*.model")}
+    files = {path.stem: path for path in TOKENIZERS.glob("*.model")}
     return dict(sorted(files.items(), key=lambda item: (len(item[0]), item[0])))
 
 
 def _looks_like_path(text: str) -> bool:
     if text.endswith((".model", ".json")) or text.startswith((".", "~")) or Path(text).is_absolute():
         return True
-    return _find(text).exists() or (HERE / Path(text).parts[0]).is_dir() if text else False
+    return _find(text).exists() or (ROOT / Path(text).parts[0]).is_dir() if text else False
 
 
 def _at(path: str | Path) -> Path:
     """A relative path starts at the folder of this file."""
-    return HERE / Path(path).expanduser()
+    return ROOT / Path(path).expanduser()
 
 
 def _find(path: str | Path) -> Path:
@@ -386,8 +389,8 @@ def train_tokenizer(
     path = _at(path).with_suffix(".model") if str(path).endswith((".model", ".json")) else _at(f"{path}.model")
     tokenizer = SentencePieceTokenizer(model, path.stem)
     description = _describe(tokenizer, texts, counts, options, kind, text_name)
-    _write(path, model)
-    _write(path.with_suffix(".json"), (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomic(path, model)
+    write_json(path.with_suffix(".json"), description)
     return tokenizer
 
 
@@ -458,9 +461,12 @@ def _run_trainer(texts: list[str], kept: list[str], options: dict) -> bytes:
         limit = re.search(r"value <= (\d+)", str(error))
         if limit is None:
             raise
+        most = int(limit[1])
+        if options["byte_fallback"] and most < BYTE_FALLBACK_FROM:
+            most -= 256  # so few that there will be no bytes among them
         raise ValueError(
-            f"vocab_size={options['vocab_size']}: this text yields at most {limit[1]} pieces; "
-            f"ask for {limit[1]} or fewer, or give more text"
+            f"vocab_size={options['vocab_size']}: this text is enough for {most} pieces; ask for at most so many, "
+            "or give more text"
         ) from error
     return model.getvalue()
 
@@ -528,18 +534,3 @@ def _check_text(text: str) -> None:
 
 def _fingerprint(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write to a temporary file in the same folder, then rename: a full disk or a kill leaves the old file whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

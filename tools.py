@@ -4,4 +4,5 @@ A front door: each thing lives in the module of `lab/` it is imported from, and 
 the function that needs them is called.
 """
 
+from lab.saving import load_model, save_model
 from lab.tracing import LoggingModule, log_io, show_source, trace

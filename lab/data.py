@@ -333,7 +333,7 @@ def _storyworld(limit_bytes: int, seed: int, cache: Path) -> Source:
     stored = cache / f"storyworld-{_digest(stamp)[:12]}-{size}.txt"
 
     def train() -> Iterator[str]:
-        return _read_txt(_stored(stored, storyworld.generate_stories(seed=seed), size))
+        return _read_txt(_stored(stored, _first_bytes(storyworld.generate_stories(seed=seed), size), size))
 
     def valid() -> Iterator[str]:
         return storyworld.generate_stories(count=VALID_DOCUMENTS, seed=seed + 1_000_003)

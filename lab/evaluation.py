@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -92,7 +91,7 @@ def _encode(tok, documents: Iterable[str]) -> list[list[int]]:
         raise TypeError("documents='...' is a single str; give a list of documents: [text]")
     ids = tok.encode_batch([_strip(text) for text in documents], bos=True, eos=False)
     if not any(len(document) > 1 for document in ids):
-        raise ValueError(f"documents: the {len(ids)} given hold no text, so there is nothing to score; give some that do")
+        raise ValueError(f"documents: none of the {len(ids)} given holds any text, so there is nothing to score")
     return ids
 
 
@@ -136,13 +135,15 @@ class Scores:
 
 def _score(model: nn.Module, ids: list[list[int]], *, batch_size: int, progress: bool) -> Scores:
     """Runs the model over all documents. Windows of like length go together, so that little padding is computed."""
+    from inference import eval_mode
+
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     windows = sorted(_windows(ids, model.cfg.max_seq_len), key=len, reverse=True)
     num_tokens = sum(map(len, windows))
     losses, above, level = torch.empty(num_tokens), *torch.empty(2, num_tokens, dtype=torch.int32)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with evaluating(model), torch.no_grad(), _bar(num_tokens, progress) as bar:
+    with eval_mode(model), torch.no_grad(), _bar(num_tokens, progress) as bar:
         for i in range(0, len(windows), batch_size):
             batch = windows[i : i + batch_size]
             places = torch.cat([torch.arange(w.place, w.place + len(w)) for w in batch])
@@ -176,18 +177,6 @@ def _compare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # Counted from below, so that a logit that is not a number (to which all comparisons are false) ranks last.
     at_most, below = (logits <= own).sum(-1, dtype=torch.int32), (logits < own).sum(-1, dtype=torch.int32)
     return losses, logits.shape[-1] - at_most, (at_most - below).clamp(min=1)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switches all modules to evaluation, and afterwards each back to the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _bar(num_tokens: int, progress: bool):

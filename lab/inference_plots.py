@@ -1,7 +1,7 @@
 """Pictures for `inference.ipynb`: next-token probabilities, what filters leave, the cache's speed, stories in columns.
 
-Each function takes what `inference` returned and draws it with matplotlib, or gives an
-object that shows itself as an HTML table.
+Each function takes what `inference` returned and draws it with matplotlib, or gives an object that shows itself as an
+HTML table.
 """
 
 from __future__ import annotations

@@ -138,6 +138,8 @@ class _Screen:
             self.write(content["text"])
         elif kind in ("display_data", "execute_result"):
             self.write(_as_text(content["data"]))
+        elif kind == "update_display_data":  # a status line that the notebook redraws in place
+            self.write("\r" + _as_text(content["data"]).rstrip("\n"))
 
     def headings(self, markdown: str) -> None:
         titles = re.findall(r"^#+ +(.+)$", markdown, flags=re.MULTILINE)

@@ -4,8 +4,8 @@
     model, tok, cfg = load_model("my_model")
     save_tensors("checkpoint/state.safetensors", {"optimizer": optimizer.state_dict(), "step": 100})
 
-A model's folder holds `model_config.json` (architecture and the tokenizer's fingerprint), `model.safetensors` (weights),
-the tokenizer itself, and where given `train_config.json` and `run.json`. Nothing read from it is ever executed.
+A model's folder holds `model_config.json` (architecture and the tokenizer's fingerprint), `model.safetensors`
+(weights), the tokenizer itself, and where given `train_config.json` and `run.json`. Nothing read from it is ever run.
 
 A save that is cut short leaves a model that loads, the old one or the new. A new folder is put together under a
 temporary name and then renamed. In an existing one the weights are replaced in a single step, and nothing that they
@@ -26,14 +26,12 @@ from torch import Tensor, nn
 
 from config import ModelConfig, check_name
 from lab import files
-from lab.files import clear_write_errors, read_json, shown, write_atomic, write_json
+from lab.files import clear_write_errors, json_text, read_json, shown, write_atomic
 
 FORMAT_VERSION = 1  # of model_config.json; raised when older code could no longer read what is written
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
-NO_PICKLE = (
-    "pickle files can run code when they are opened, so this one was not: convert it to safetensors where you trust it"
-)
+NO_PICKLE = "a pickle can run code when it is opened, so this one was not; convert it to safetensors where you trust it"
 
 
 # ---------------------------------------------------------------- tensors in one file
@@ -55,7 +53,10 @@ def load_tensors(path: str | Path) -> dict:
     tensors, metadata = read_weights(path)
     if "nested" not in metadata:
         raise ValueError(f"{shown(path)} was not written by save_tensors: its header holds no 'nested' structure")
-    return _rebuild(json.loads(metadata["nested"]), tensors)
+    try:
+        return _rebuild(json.loads(metadata["nested"]), tensors)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{shown(path)} is damaged: its header does not fit its tensors ({error!r})") from error
 
 
 def _describe(value, place: str, tensors: dict[str, Tensor]):
@@ -131,7 +132,8 @@ def _what_is_wrong(path: Path, content: bytes, error: Exception) -> str:
         return f"{shown(path)} is empty: restore it (git checkout, a backup), or train the model again"
     if content.startswith(files.LFS_POINTER):
         return f"{shown(path)} is a Git LFS pointer, not the weights themselves: run `git lfs pull`"
-    if content.startswith((b"PK", b"\x80")):  # a zip, as torch.save writes, or a bare pickle
+    # A zip, as torch.save writes, or a bare pickle; a safetensors file has its header's "{" in ninth place.
+    if content.startswith((b"PK", b"\x80")) and content[8:9] != b"{":
         return f"{shown(path)} is a pickle or an archive of pickles, whatever its name says; {NO_PICKLE}"
     return (
         f"{shown(path)} ({len(content):,} bytes) is cut short, damaged or no safetensors file ({error}): "
@@ -177,45 +179,74 @@ def save_model(model: nn.Module, tok, name: str | Path, *, train_config=None, ru
     train_config: a TrainConfig or dict, kept as train_config.json.  run: a dict, kept as run.json.
     Weights are written as fp32, tied ones once; buffers only if they are persistent.
     Raises: ValueError if the model could not be loaded again (blocks exchanged by hand, another vocabulary than the
-    tokenizer's), or if the folder holds another architecture; OSError if it can't be written.
+    tokenizer's), or if the folder holds another model; OSError if it can't be written.
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     folder = files.TRAINED_MODELS / check_name(name, "name") if isinstance(name, str) else model_folder(name)
     _check_savable(model, tok)
-    config = {"format_version": FORMAT_VERSION, "model": model.cfg.to_dict(), "tokenizer": _tokenizer_record(tok)}
-    documents = {"train_config.json": train_config, "run.json": run}
-    documents = {file: d.to_dict() if hasattr(d, "to_dict") else d for file, d in documents.items() if d is not None}
-    weights = _weights_as_bytes(model)
+    contents = _contents(model, tok, train_config, run)
+    if folder.exists():
+        _check_replaceable(folder, model.cfg, tok)
     with clear_write_errors(folder):
         _remove_leftovers(folder)
         if folder.exists():
-            _check_replaceable(folder, model.cfg, tok)
-            _write_model(folder, config, tok, documents, weights)
+            _write_model(folder, tok, contents)
         else:
-            _write_new_folder(folder, config, tok, documents, weights)
+            _write_new_folder(folder, tok, contents)
     return folder
 
 
-def _write_model(folder: Path, config: dict, tok, documents: dict[str, dict], weights: bytes) -> None:
-    """The weights come after all that they need, and before run.json, which tells how good they are."""
+def _contents(model: nn.Module, tok, train_config, run: dict | None) -> dict[str, str | bytes]:
+    """File name -> content, in the order of writing.
+
+    The weights come after all that they need, and before run.json, which tells how good they are.
+    """
+    tokenizer = {"name": tok.name, "vocab_size": tok.vocab_size, "fingerprint": tok.fingerprint}
+    config = {"format_version": FORMAT_VERSION, "model": model.cfg.to_dict(), "tokenizer": tokenizer}
+    contents = {"model_config.json": json_text(config, "model_config.json")}
+    if train_config is not None:
+        values = train_config.to_dict() if hasattr(train_config, "to_dict") else train_config
+        contents["train_config.json"] = json_text(values, "train_config.json")
+    contents["model.safetensors"] = _weights_as_bytes(model)
+    if run is not None:
+        contents["run.json"] = json_text(run, "run.json")
+    return contents
+
+
+def _weights_as_bytes(model: nn.Module) -> bytes:
+    """model.safetensors: each tensor once; the header says of a tied one's other names which one it stands under."""
+    state = model.state_dict()
+    same = _other_names(state)
+    weights = {n: t.float() if t.is_floating_point() else t for n, t in state.items() if n not in same}
+    return _to_bytes(weights, same)
+
+
+def _other_names(state: dict[str, Tensor]) -> dict[str, str]:
+    """{other name: first name} of the tensors that stand in `state` under several names, being the same memory."""
+    first, same = {}, {}
+    for name, tensor in state.items():
+        memory = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
+        if tensor.numel() and memory in first:
+            same[name] = first[memory]
+        first.setdefault(memory, name)
+    return same
+
+
+def _write_model(folder: Path, tok, contents: dict[str, str | bytes]) -> None:
     tokenizer_file = Path(tok.save(folder)).name
-    for other in TOKENIZER_FILES:
+    for other in TOKENIZER_FILES:  # left by a run that was given up before it had weights
         if other != tokenizer_file:
             (folder / other).unlink(missing_ok=True)
-    write_json(folder / "model_config.json", config)
-    if "train_config.json" in documents:
-        write_json(folder / "train_config.json", documents["train_config.json"])
-    write_atomic(folder / "model.safetensors", weights)
-    if "run.json" in documents:
-        write_json(folder / "run.json", documents["run.json"])
+    for file, content in contents.items():
+        write_atomic(folder / file, content)
 
 
-def _write_new_folder(folder: Path, *contents) -> None:
+def _write_new_folder(folder: Path, tok, contents: dict[str, str | bytes]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = files.temporary_beside(folder)
     temporary.mkdir()
     try:
-        _write_model(temporary, *contents)
+        _write_model(temporary, tok, contents)
         os.rename(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary)
@@ -224,7 +255,7 @@ def _write_new_folder(folder: Path, *contents) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """What an earlier save left when it was killed."""
+    """Removes what an earlier save left when it was killed."""
     for path in files.leftovers(folder.parent, folder.name) + files.leftovers(folder):
         if path.is_dir():
             shutil.rmtree(path)
@@ -262,31 +293,6 @@ def _check_replaceable(folder: Path, cfg: ModelConfig, tok) -> None:
         raise ValueError(f"{shown(folder)} holds another model ({'; '.join(changed)}): choose another name")
 
 
-def _check_vocabulary(cfg: ModelConfig, tok) -> None:
-    if cfg.vocab_size != tok.vocab_size:
-        raise ValueError(
-            f"vocab_size={cfg.vocab_size} of the model differs from the tokenizer's {tok.vocab_size}: "
-            "make the model with vocab_size=tok.vocab_size, or use the tokenizer it was made for"
-        )
-
-
-def _tokenizer_record(tok) -> dict:
-    return {"name": tok.name, "vocab_size": tok.vocab_size, "fingerprint": tok.fingerprint}
-
-
-def _weights_as_bytes(model: nn.Module) -> bytes:
-    """model.safetensors: each tensor once. The header maps every other name of a tied one to the name it stands under."""
-    weights, same, first = {}, {}, {}
-    for name, tensor in model.state_dict().items():
-        view = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
-        if tensor.numel() and view in first:
-            same[name] = first[view]
-            continue
-        first[view] = name
-        weights[name] = tensor.float() if tensor.is_floating_point() else tensor
-    return _to_bytes(weights, same)
-
-
 # ---------------------------------------------------------------- loading a model
 
 
@@ -299,23 +305,23 @@ def load_model(name: str | Path, device: str | torch.device = "cpu") -> tuple[nn
     folder = _find_model(name)
     cfg, tokenizer_record = _read_config(folder)
     tok = _load_tokenizer(folder, tokenizer_record)
-    _check_vocabulary(cfg, tok)
+    _check_vocabulary(cfg, tok, f"{shown(folder)}: ")
     weights = _read_weights_of(folder)
     model = _build(cfg)
     problems = _differences(weights, model.state_dict())
     if problems:
         raise ValueError(f"{shown(folder)}: model.safetensors does not fit model_config.json: {problems}")
-    model.load_state_dict(weights)
     _check_ties(folder, model, weights)
+    model.load_state_dict(weights)
     return model.to(device).eval(), tok, cfg
 
 
 def _find_model(name: str | Path) -> Path:
     folder = model_folder(name)
-    if folder.is_file():
-        raise NotADirectoryError(f"{shown(folder)} is a file: name the model's folder")
     if folder.is_dir():
         return folder
+    if folder.exists():
+        raise NotADirectoryError(f"{shown(folder)} is a file: name the model's folder")
     if folder.parent != files.TRAINED_MODELS:
         raise FileNotFoundError(f"{shown(folder)}: no such folder; a model in trained_models/ is loaded by its name")
     known = list_models()
@@ -330,10 +336,7 @@ def _read_config(folder: Path) -> tuple[ModelConfig, dict]:
     """The model's config and the record of its tokenizer, from model_config.json."""
     path = folder / "model_config.json"
     if not path.is_file():
-        unfinished = ": its training did not get as far as saving a model" if (folder / "checkpoint").is_dir() else ""
-        raise FileNotFoundError(
-            f"{shown(folder)} holds no model_config.json{unfinished or ', so it is no saved model'}"
-        )
+        raise _missing(path)
     content = read_json(path)
     version = content.get("format_version")
     if not isinstance(version, int):
@@ -343,15 +346,26 @@ def _read_config(folder: Path) -> tuple[ModelConfig, dict]:
             f"{shown(path)}: format_version={version} was saved by newer code; this one reads up to {FORMAT_VERSION}: "
             "update it (git pull)"
         )
-    for part, fields in (("model", ()), ("tokenizer", ("vocab_size", "fingerprint"))):
-        if not isinstance(content.get(part), dict) or any(field not in content[part] for field in fields):
-            raise ValueError(
-                f"{shown(path)}: {part!r} must be an object {{...}} {' with '.join(('', *fields))}".strip()
-            )
+    model, tokenizer = content.get("model"), content.get("tokenizer")
+    if not (isinstance(model, dict) and isinstance(tokenizer, dict) and "fingerprint" in tokenizer):
+        raise ValueError(f"{shown(path)} must hold a 'model' and a 'tokenizer' with its 'fingerprint': restore it")
     try:
-        return ModelConfig.from_dict(content["model"]), content["tokenizer"]
+        return ModelConfig.from_dict(model), tokenizer
     except ValueError as error:
         raise ValueError(f"{shown(path)}: {error} (a typo, or saved by newer code?)") from error
+
+
+def _missing(path: Path) -> Exception:
+    """The error for a model's folder that lacks a file, with what the rest of the folder suggests."""
+    folder = path.parent
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES)
+    if pickles:
+        return ValueError(f"{shown(folder)} holds no {path.name}, only {pickles[0]}; {NO_PICKLE}")
+    if (folder / "checkpoint").is_dir():
+        return FileNotFoundError(
+            f"{shown(folder)} holds no {path.name} yet, only a checkpoint: go on with its training"
+        )
+    return FileNotFoundError(f"{shown(folder)} holds no {path.name}: restore it, or train the model again")
 
 
 def _load_tokenizer(folder: Path, record: dict):
@@ -363,19 +377,25 @@ def _load_tokenizer(folder: Path, record: dict):
             f"{shown(folder)}: the tokenizer in it has the fingerprint {tok.fingerprint}, but the model was trained "
             f"with {record['fingerprint']} ({record.get('name')}): put that one back"
         )
+    tok.name = record.get("name", tok.name)  # its own name, not that of the folder it lies in here
     return tok
+
+
+def _check_vocabulary(cfg: ModelConfig, tok, where: str = "") -> None:
+    if cfg.vocab_size != tok.vocab_size:
+        raise ValueError(
+            f"{where}vocab_size={cfg.vocab_size} of the model differs from the tokenizer's {tok.vocab_size}: "
+            "make the model with vocab_size=tok.vocab_size, or use the tokenizer it was made for"
+        )
 
 
 def _read_weights_of(folder: Path) -> dict[str, Tensor]:
     """All tensors by name, tied ones under each of their names."""
     path = folder / "model.safetensors"
     if not path.is_file():
-        pickles = [p.name for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES]
-        if pickles:
-            raise ValueError(f"{shown(folder)} holds no model.safetensors, only {pickles[0]}; {NO_PICKLE}")
-        raise FileNotFoundError(f"{shown(folder)} holds no model.safetensors: restore it, or train the model again")
+        raise _missing(path)
     weights, header = read_weights(path)
-    return weights | {name: weights[twin] for name, twin in header.items() if twin in weights}
+    return {name: weights[first] for name, first in header.items() if first in weights} | weights
 
 
 def _build(cfg: ModelConfig) -> nn.Module:
@@ -387,20 +407,22 @@ def _build(cfg: ModelConfig) -> nn.Module:
 
 
 def _differences(found: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
-    """How two sets of named tensors differ, "" if they do not: names, shapes, numbers against truth values."""
-    missing = [name for name in expected if name not in found]
-    extra = [name for name in found if name not in expected]
-    shapes = [
-        f"{name} is {tuple(found[name].shape)} and not {tuple(expected[name].shape)}"
-        for name in expected
-        if name in found and found[name].shape != expected[name].shape
-    ]
-    kinds = [
-        f"{name} is {found[name].dtype} and not {expected[name].dtype}"
-        for name in expected
-        if name in found and found[name].is_floating_point() != expected[name].is_floating_point()
-    ]
-    problems = {"missing": missing, "not expected": extra, "of another shape": shapes, "of another type": kinds}
+    """How two sets of named tensors differ in names, shapes or kinds of number; "" if they do not."""
+    both = [name for name in expected if name in found]
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "not expected": [name for name in found if name not in expected],
+        "of another shape": [
+            f"{name} is {tuple(found[name].shape)}, not {tuple(expected[name].shape)}"
+            for name in both
+            if found[name].shape != expected[name].shape
+        ],
+        "of another type": [
+            f"{name} is {found[name].dtype}, not {expected[name].dtype}"
+            for name in both
+            if found[name].is_floating_point() != expected[name].is_floating_point()
+        ],
+    }
     return "; ".join(f"{what}: {_first_few(names)}" for what, names in problems.items() if names)
 
 
@@ -410,8 +432,9 @@ def _first_few(names: list[str], few: int = 3) -> str:
 
 def _check_ties(folder: Path, model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Weights that the model ties must be equal in the file, or one of them would be lost without a word."""
-    for name, tensor in model.state_dict().items():
-        if not torch.equal(tensor, weights[name].to(tensor.dtype)):
+    for name, first in _other_names(model.state_dict()).items():
+        if not torch.allclose(weights[name], weights[first], rtol=0, atol=0, equal_nan=True):
             raise ValueError(
-                f"{shown(folder)}: the config ties {name} to another weight, but the file holds two values"
+                f"{shown(folder)}: the config ties {name} to {first}, but model.safetensors holds two values for them: "
+                "was it saved with another tied_head?"
             )

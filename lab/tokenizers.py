@@ -193,8 +193,8 @@ def _require_hub(name: str, endpoint: str) -> None:
 
 def _unreachable(name: str, reason: Exception | str) -> ConnectionError:
     return ConnectionError(
-        f"tokenizer={name!r} is not in the local cache and the Hugging Face hub cannot be reached ({reason}); go online, "
-        "give a local folder that holds its tokenizer.json, or use one that is shipped, such as 2048"
+        f"tokenizer={name!r} is not in the local cache and the Hugging Face hub cannot be reached ({reason}); go "
+        "online, give a local folder that holds its tokenizer.json, or use one that is shipped, such as 2048"
     )
 
 

@@ -22,7 +22,7 @@ SHIPPED = ["characters", "bpe_128", "bpe_256", "bpe_512", "bpe_1024", "bpe_2048"
 LOSSLESS = ["byte", "bpe_512", "bpe_1024", "bpe_2048", "bpe_4096"]
 LOSSY = ["characters", "bpe_128", "bpe_256"]
 VALID = ROOT.parent / "shared" / "data" / "tinystories_valid.txt"
-STORY = "Once upon a time there was a little boy, he was called Tim.\nHe said, \"Let's play!\""
+STORY = 'Once upon a time there was a little boy, he was called Tim.\nHe said, "Let\'s play!"'
 AWKWARD = [
     "",
     " ",
@@ -272,7 +272,7 @@ def test_names_for_the_same_tokenizer():
 
 @pytest.mark.parametrize("name", ["bpe_204", "charcters", 2047, "", 3.5, None, "byt"])
 def test_unknown_names_list_the_choices(name):
-    with pytest.raises(ValueError, match="bpe_2048.*characters") as raised:
+    with pytest.raises(ValueError, match=r"bpe_2048.*characters") as raised:
         get_tokenizer(name)
     assert repr(name) in str(raised.value)
     if name == "bpe_204":
@@ -350,7 +350,7 @@ def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     def full_disk(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
         get_tokenizer(1024).save(tmp_path)
     assert load_tokenizer(tmp_path).vocab_size == 512
@@ -360,7 +360,7 @@ def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
 def test_fingerprints_differ_and_do_not_change(tokenizers_by_name):
     assert len({tok.fingerprint for tok in tokenizers_by_name.values()}) == len(tokenizers_by_name)
     assert tokenizers_by_name["byte"].fingerprint == "f862ce0771192b99"
-    assert tokenizers_by_name["bpe_2048"].fingerprint == "c91ff2af504913a3", "the shipped models were trained with this one"
+    assert tokenizers_by_name["bpe_2048"].fingerprint == "c91ff2af504913a3", "shipped models use it"
 
 
 def test_tokenizers_survive_pickling(tokenizers_by_name):
@@ -412,7 +412,8 @@ def test_long_and_awkward_training_text_is_not_skipped(tmp_path):
     one_line = "zyx " + "wonderful " * 20_000  # 200 kB without a newline; the trainer's own limit is 4 kB
     one_word = "qz" * 100_000
     reserved = "marvellous\u2581marvellous\u2585marvellous\tmarvellous\0marvellous " * 50
-    tok = train_tokenizer([one_line, one_word, reserved, *DOCUMENTS], 560, tmp_path / "long")
+    words = " ".join(f"{a}{b}{c}{c}" for a in "kmn" for b in "aeiou" for c in "bdfgh")
+    tok = train_tokenizer([one_line, one_word, reserved, words, *DOCUMENTS], 540, tmp_path / "long")
     shown = [tok.piece(i) for i in range(tok.vocab_size)]
     assert "\u2581wonderful" in shown
     assert "marvellous" in shown
@@ -433,7 +434,7 @@ def test_many_kinds_of_characters_leave_room_for_merges(tmp_path):
     [
         ([], {}, "no text"),
         (["", ""], {}, "no text"),
-        (DOCUMENTS, {"vocab_size": 5000}, r"vocab_size=5000: this text yields at most \d+ pieces"),
+        (DOCUMENTS, {"vocab_size": 5000}, r"vocab_size=5000: this text is enough for \d+ pieces"),
         (DOCUMENTS, {"vocab_size": 50}, "vocab_size=50 must be a whole number from 104"),
         (DOCUMENTS, {"vocab_size": "big"}, "vocab_size='big'"),
         (DOCUMENTS, {"vocab_size": None}, "vocab_size=None"),
@@ -451,7 +452,7 @@ def test_bad_requests_write_nothing(tmp_path, documents, options, message):
 def test_the_size_named_in_the_error_works(tmp_path):
     with pytest.raises(ValueError) as raised:
         train_tokenizer(DOCUMENTS, 5000, tmp_path / "x")
-    size = int(str(raised.value).split("at most ")[1].split()[0])
+    size = int(str(raised.value).split("enough for ")[1].split()[0])
     assert train_tokenizer(DOCUMENTS, size, tmp_path / "x").vocab_size == size
 
 
@@ -471,10 +472,10 @@ def test_bpe_by_hand():
 
 
 def test_first_merges_by_hand_are_those_of_sentencepiece(tmp_path):
-    text = "see the sea, the sea sees thee; these seas seethe the most"
-    by_hand = ["".join(pair) for pair, times in bpe_by_hand.learn(text, 2)]
+    text = "tcat ucat vcat wcat xhat yhat"  # no two of the first pairs occur equally often
+    by_hand = ["".join(pair) for pair, times in bpe_by_hand.learn(text, 3)]
     tok = train_tokenizer([f" {text}"] * 10, 104, tmp_path / "t")
-    assert [tok.piece(i) for i in (5, 6)] == by_hand
+    assert [tok.piece(i) for i in (5, 6, 7)] == by_hand == ["at", "cat", "hat"]
 
 
 # --- display ---------------------------------------------------------------------------------------------------------
@@ -487,7 +488,7 @@ def test_display_in_a_notebook_and_as_text(tokenizers_by_name):
     assert set(bundle) == {"text/html", "text/plain"}
     assert "&amp;" in bundle["text/html"] and "<b>" not in bundle["text/html"]
     assert "color:" not in bundle["text/html"].replace("background", ""), "letters keep the colour of the theme"
-    assert bundle["text/plain"].startswith("Tim|\u2581|&|") and "|\\n|" in bundle["text/plain"]
+    assert bundle["text/plain"].startswith("Tim|\u2581|<0x26>|") and "|\\n|" in bundle["text/plain"]
     assert "tokens" in bundle["text/plain"]
     assert str(shown) == bundle["text/plain"], "no colours where the output is not a terminal"
     assert tok.display("").summary == "bpe_2048: 0 tokens, 0 bytes"
@@ -537,7 +538,7 @@ def test_hugging_face_folder(byte_level_folder, tmp_path):
         assert tok.decode(ids) == text
         assert tok.encode_batch([text]) == [ids]
         assert b"".join(map(tok.token_bytes, ids)) == text.encode()
-    with pytest.raises(ValueError, match="id=300 .*vocab_size=300"):
+    with pytest.raises(ValueError, match=r"id=300 .*vocab_size=300"):
         tok.decode([300])
     assert tok.display("Once")._repr_mimebundle_()["text/html"]
     tok.save(tmp_path / "saved")
@@ -615,6 +616,6 @@ def test_missing_package_is_named(monkeypatch):
 
 
 def test_importing_tokenizer_stays_light():
-    code = "import sys, tokenizer; print([m for m in ('torch', 'transformers', 'pandas', 'IPython') if m in sys.modules])"
+    code = "import sys, tokenizer; print({'torch', 'transformers', 'pandas', 'IPython'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "[]"
+    assert ran.stdout.strip() == "set()"

@@ -135,6 +135,7 @@ PLACES = {
 PLACE_LOOKS = "old quiet little big lovely sunny windy lonely busy cool peaceful wide".split()
 
 # Things to love. noun: (what one does with it, adjectives that fit, what it is made of)
+# (The tables of things all give: what one does with it, what it is made of.)
 TOYS = {
     "kite": ("fly", "paper"), "ball": ("bounce", "rubber"), "drum": ("beat", "wood"), "top": ("spin", "wood"), "doll": ("hug", "cloth"),
     "teddy bear": ("hug", "cloth"), "whistle": ("blow", "tin"), "flute": ("play", "wood"), "scooter": ("ride", "tin"),
@@ -160,9 +161,9 @@ TREASURES = {
     "postcard": ("read", "paper"), "diary": ("write in", "paper"),
 }
 BREAKABLES = {
-    "vase": "glass", "teapot": "clay", "cup": "clay", "clock": "glass", "plate": "clay", "bowl": "clay", "lamp": "glass", "jug": "clay",
-    "picture frame": "wood", "flower pot": "clay", "chair": "wood", "birdhouse": "wood", "fence": "wood", "curtain": "cloth",
-    "tablecloth": "cloth", "cushion": "cloth", "quilt": "cloth", "painting": "paper", "paper lantern": "paper", "sugar bowl": "clay",
+    "vase": ("", "glass"), "teapot": ("", "clay"), "cup": ("", "clay"), "clock": ("", "glass"), "plate": ("", "clay"), "bowl": ("", "clay"), "lamp": ("", "glass"), "jug": ("", "clay"),
+    "picture frame": ("", "wood"), "flower pot": ("", "clay"), "chair": ("", "wood"), "birdhouse": ("", "wood"), "fence": ("", "wood"), "curtain": ("", "cloth"),
+    "tablecloth": ("", "cloth"), "cushion": ("", "cloth"), "quilt": ("", "cloth"), "painting": ("", "paper"), "paper lantern": ("", "paper"), "sugar bowl": ("", "clay"),
 }
 PLURALS = {"mittens", "boots", "gloves", "shoes", "socks", "slippers", "scissors", "tongs", "pliers"}
 
@@ -173,17 +174,18 @@ LOOKS = {
     "tin": "shiny rusty tin bright noisy old", "glass": "shiny tiny clear bright round pretty", "rope": "long new strong striped",
     "leather": "sturdy new old muddy fine shiny", "gold": "shiny tiny precious pretty golden old", "light": "soft long fluffy fine",
     "shell": "smooth pretty tiny shiny curly", "stone": "smooth round flat shiny spotted", "clay": "pretty old painted fine round",
+    "tool": "old big good sturdy small new useful", "food": "sweet big fresh warm tasty soft round little",
 }
 
 # Tools. noun: (what it is good for, who lends such a thing)
 TOOLS = {
-    "ladder": "reach", "long stick": "reach", "broom": "reach", "rake": "reach", "stool": "reach", "fishing rod": "reach",
-    "net": "scoop", "bucket": "scoop", "raft": "scoop", "rowboat": "scoop", "ladle": "scoop",
-    "spade": "dig", "shovel": "dig", "trowel": "dig", "hoe": "dig",
-    "hook": "pick", "tongs": "pick", "wire": "pick", "pliers": "pick", "magnet": "pick",
-    "rope": "pull", "cart": "pull", "chain": "pull", "wheelbarrow": "pull", "crowbar": "pull",
-    "lantern": "shine", "candle": "shine", "flashlight": "shine", "torch": "shine",
-    "glue": "mend", "tape": "mend", "paste": "mend", "hammer": "mend", "needle": "mend", "patch": "mend", "thread": "mend",
+    "ladder": ("reach", ""), "long stick": ("reach", ""), "broom": ("reach", ""), "rake": ("reach", ""), "stool": ("reach", ""), "fishing rod": ("reach", ""),
+    "net": ("scoop", ""), "bucket": ("scoop", ""), "raft": ("scoop", ""), "rowboat": ("scoop", ""), "ladle": ("scoop", ""),
+    "spade": ("dig", ""), "shovel": ("dig", ""), "trowel": ("dig", ""), "hoe": ("dig", ""),
+    "hook": ("pick", ""), "tongs": ("pick", ""), "wire": ("pick", ""), "pliers": ("pick", ""), "magnet": ("pick", ""),
+    "rope": ("pull", ""), "cart": ("pull", ""), "chain": ("pull", ""), "wheelbarrow": ("pull", ""), "crowbar": ("pull", ""),
+    "lantern": ("shine", ""), "candle": ("shine", ""), "flashlight": ("shine", ""), "torch": ("shine", ""),
+    "glue": ("mend", ""), "tape": ("mend", ""), "paste": ("mend", ""), "hammer": ("mend", ""), "needle": ("mend", ""), "patch": ("mend", ""), "thread": ("mend", ""),
 }
 MASS = {"glue", "tape", "paste", "thread", "wire", "honey", "milk", "juice", "bread", "cheese", "rice", "soup", "corn", "lettuce", "clover",
         "flour", "butter", "sugar", "wood", "paint", "cloth", "string", "wool", "clay", "paper", "fish", "jam", "porridge", "tea"}
@@ -191,14 +193,11 @@ MENDERS = {"paper": ("glue", "tape", "paste"), "wood": ("hammer", "glue"), "clot
            "clay": ("glue", "paste"), "tin": ("hammer",), "rubber": ("patch", "tape"), "leather": ("needle", "glue"), "rope": ("thread", "tape")}
 
 FOODS = {
-    "apple": "eat", "pear": "eat", "sandwich": "eat", "pie": "eat", "bun": "eat", "cake": "eat", "pancake": "eat", "cookie": "eat",
-    "banana": "eat", "peach": "eat", "muffin": "eat", "rice ball": "eat", "dumpling": "eat", "carrot": "eat", "mango": "eat", "melon": "eat",
-    "waffle": "eat", "corn cake": "eat", "plum": "eat", "orange": "eat", "biscuit": "eat", "tart": "eat", "flatbread": "eat", "sausage": "eat",
-    "pretzel": "eat", "honey cake": "eat", "potato": "eat", "egg": "eat", "fig": "eat", "roll": "eat",
+    "apple": ("eat", ""), "pear": ("eat", ""), "sandwich": ("eat", ""), "pie": ("eat", ""), "bun": ("eat", ""), "cake": ("eat", ""), "pancake": ("eat", ""), "cookie": ("eat", ""),
+    "banana": ("eat", ""), "peach": ("eat", ""), "muffin": ("eat", ""), "rice ball": ("eat", ""), "dumpling": ("eat", ""), "carrot": ("eat", ""), "mango": ("eat", ""), "melon": ("eat", ""),
+    "waffle": ("eat", ""), "corn cake": ("eat", ""), "plum": ("eat", ""), "orange": ("eat", ""), "biscuit": ("eat", ""), "tart": ("eat", ""), "flatbread": ("eat", ""), "sausage": ("eat", ""),
+    "pretzel": ("eat", ""), "honey cake": ("eat", ""), "potato": ("eat", ""), "egg": ("eat", ""), "fig": ("eat", ""), "roll": ("eat", ""),
 }
-FOOD_LOOKS = "sweet big juicy fresh warm crunchy tasty soft round ripe little".split()
-DRY_FOODS = {"sandwich", "pie", "bun", "cake", "pancake", "cookie", "muffin", "rice ball", "dumpling", "waffle", "corn cake", "biscuit", "tart",
-             "flatbread", "sausage", "pretzel", "honey cake", "potato", "egg", "roll"}
 
 # Things that can be made: (what is needed, verb)
 MAKEABLES = {
@@ -256,3 +255,74 @@ IRREGULAR = {
     "bake": ("baked", "baking"), "make": ("made", "making"), "sew": ("sewed", "sewing"), "write": ("wrote", "writing"),
     "sing": ("sang", "singing"), "find": ("found", "finding"), "study": ("studied", "studying"), "save": ("saved", "saving"),
 }
+
+# Where the hero lives. * is replaced by a color or a look.
+HOMES = {
+    "farm": "on a * farm|in a * farmhouse|in a village among the fields|on the edge of a * farm|at the end of a * country road",
+    "town": "in a * town|in a tall * house in the town|above a * shop|in a * street in the town|in a town with a * clock tower",
+    "sea": "in a * house by the sea|in a fishing village|on a * island|on a * boat|near the * sea",
+    "woods": "at the edge of the * woods|in the * woods|in a hut in the woods|under the * trees|near a * forest",
+    "home": "in a * house with a garden|in a house with a * door|in a house with a * roof|in a * cottage|in a house on a hill",
+    "mountain": "high up in the mountains|in a * mountain village|at the foot of a * mountain|in a * hut in the mountains|on the side of a * mountain",
+}
+HOME_LOOKS = "small little quiet old big cozy green white blue red yellow gray brown".split()
+
+FAMILY = {"she": ("Grandma", "Mother", "Mama", "Auntie"), "he": ("Grandpa", "Father", "Papa")}
+
+# Things one can learn: (to do it, trying it, how a first try ends, who laughs at it, done at last)
+SKILLS = {
+    "whistle": ("whistling", "only air came out", "whistled a whole song"),
+    "swim": ("swimming", "water went up the nose", "swam from one side to the other"),
+    "skate": ("skating", "it ended with a bump on the ice", "skated in a big circle"),
+    "juggle": ("juggling", "everything fell on the floor", "juggled with three balls"),
+    "ride a bicycle": ("riding a bicycle", "the bicycle fell over", "rode all around the houses"),
+    "tie a bow": ("tying a bow", "the knot came loose", "tied a perfect bow"),
+    "draw a horse": ("drawing a horse", "it looked like a potato", "drew a horse that seemed to run"),
+    "do a cartwheel": ("doing a cartwheel", "it ended with a thump", "did three cartwheels in a row"),
+    "play the drum": ("playing the drum", "it sounded like falling pots", "played a real march"),
+    "walk on stilts": ("walking on stilts", "the stilts went apart", "walked like a stork"),
+    "row a boat": ("rowing a boat", "the boat only turned round and round", "rowed straight across"),
+    "dance": ("dancing", "left foot stepped on right foot", "danced until the music stopped"),
+    "sing high": ("singing high", "a croak came out", "sang as high as a bird"),
+    "climb a rope": ("climbing a rope", "the way up ended after one step", "climbed to the very top"),
+    "bake bread": ("baking bread", "the bread was as hard as a stone", "baked a soft, golden bread"),
+    "catch a ball": ("catching a ball", "the ball rolled away", "caught every ball"),
+    "skip stones": ("skipping stones", "the stone sank at once", "made a stone jump seven times"),
+    "read": ("reading", "the letters danced about", "read a whole page aloud"),
+    "knit": ("knitting", "the wool ended in a knot", "knitted a long scarf"),
+    "spin a top": ("spinning a top", "the top fell over", "kept the top spinning for a minute"),
+}
+
+# What grows from a seed: (what one sees first, what one gets)
+SEEDS = {
+    "bean": ("a green sprout", "long green beans"), "sunflower": ("two tiny leaves", "a flower as tall as a door"), "pumpkin": ("a thick green leaf", "a pumpkin as big as a chair"),
+    "tomato": ("a thin green stem", "round red tomatoes"), "rose": ("a small brown twig", "a pink rose"), "apple": ("a tiny tree", "a crisp apple"),
+    "carrot": ("green feathers", "a long orange carrot"), "tulip": ("a green tip", "a yellow tulip"), "melon": ("a curly stem", "a heavy melon"),
+    "pea": ("a little green hook", "fat green peas"), "strawberry": ("three round leaves", "sweet strawberries"), "poppy": ("a hairy leaf", "a bright red poppy"),
+}
+
+# Promises: what has to be done, what comes between, what happens, how it is put right
+PROMISES = {
+    "feed the hens": ("hens", "the hens were hungry and made a great noise", "gave them a double portion of corn"),
+    "close the gate": ("goats", "the goats were out and ate the cabbages", "led the goats back one by one"),
+    "water the roses": ("roses", "the roses hung their heads", "carried water until it was dark"),
+    "watch the soup": ("soup", "the soup boiled over and put out the fire", "scrubbed the stove and cooked new soup"),
+    "bring in the washing": ("washing", "the rain had made all the washing wet", "hung up every shirt again"),
+    "post the letter": ("letter", "the postman had already gone", "ran after the postman and gave him the letter"),
+    "walk the old dog": ("dog", "the old dog sat sadly by the door", "went on a long walk with the old dog"),
+    "mind the lambs": ("lambs", "one lamb was missing", "looked behind every bush and found the lamb"),
+    "tie up the boat": ("boat", "the boat had floated away", "waded into the water and pulled the boat back"),
+    "shut the window": ("window", "rain had come in, and the rug was wet", "dried the rug with towels"),
+    "keep the fire going": ("fire", "the stove was cold", "brought wood and lit the fire again"),
+    "feed the rabbits": ("rabbits", "the rabbits were thumping for food", "picked the best clover for the rabbits"),
+}
+
+OCCASIONS = ("birthday", "wedding", "welcome party", "spring feast", "harvest feast", "school fair")
+
+# Why somebody could use a present
+PRESENT_REASONS = {
+    "birthday": "it was {b.s} birthday", "ill": "{b} was ill in bed", "sad": "{b} had been sad for days",
+    "moving": "{b} was going to move far away", "thanks": "{b} had always been so good to {a}",
+}
+
+THINGS = {"toy": TOYS, "clothes": CLOTHES, "treasure": TREASURES, "tool": TOOLS, "food": FOODS, "breakable": BREAKABLES}

@@ -105,6 +105,7 @@ class World:
     knows: dict = field(default_factory=dict)  # (Character, Thing) -> Place
     lit: dict = field(default_factory=dict)  # Place -> True when somebody brought light
     events: list = field(default_factory=list)
+    start: dict = field(default_factory=lambda: {"where": {}, "holder": {}, "owner": {}, "trouble": {}})  # before the first event
 
     def place_of(self, entity) -> Place:
         """Where somebody or something is; what is carried is where its holder is."""

@@ -1,0 +1,485 @@
+"""The goals and problems a story can be about. Each sets the problem up, lets the characters solve it, and leaves a lesson."""
+
+from . import words
+from .plots import Story
+from .world import REMEDIES, Character, Dice, Place
+
+
+def lost(s: Story) -> None:
+    """Something the hero loves is gone: left behind, or carried off by somebody who liked it too."""
+    left = s.dice.chance(0.5)
+    if left:
+        s.hero.trait = s.dice.pick(("careless", "forgetful", "impatient", "cheerful", "curious"))
+    toy = s.treasure()
+    s.open()
+    s.do("treasure", thing=toy)
+    s.scene()
+    where = s.place()
+    s.reach(where)
+    s.maybe(0.4, "play", thing=toy)
+    if left:
+        s.do("leave", thing=toy, place=where)
+        s.knows(s.hero, toy, where)
+        s.reach(s.place())
+        s.lesson = s.dice.pick(("care", "care", ""))
+    else:
+        thief = s.stranger(where)
+        where, trouble = s.trap()
+        s.do("steal", thing=toy, other=thief, place=where, note=trouble)
+    s.do("miss", thing=toy)
+    s.maybe(0.5, "feel", note="sad", because=s.world.events[-1], thing=toy)
+    s.scene()
+    s.look_for(toy, where)
+    s.scene()
+    s.recover(toy, where)
+    if not left and s.dice.chance(0.4):
+        thief = next(e.other for e in s.world.events if e.kind == "steal")
+        s.do("return_thing", thief, other=s.hero, thing=toy)
+        s.do("forgive", other=thief)
+        s.lesson = "forgive"
+    s.close(toy)
+
+
+def stuck(s: Story) -> None:
+    """The hero's toy lands where it cannot be reached."""
+    toy = s.treasure()
+    s.open(0.6)
+    s.do("treasure", thing=toy)
+    s.scene()
+    place, trouble = s.trap(("high", "water", "crack"))
+    s.reach(place)
+    s.maybe(0.5, "play", thing=toy)
+    s.do("mishap", thing=toy, place=place, note=trouble)
+    s.maybe(0.6, "feel", note="sad", because=s.world.events[-1], thing=toy)
+    s.overcome(toy)
+    s.do("recover", thing=toy)
+    s.close(toy)
+
+
+def kindness(s: Story) -> None:
+    """The hero shares food with a hungry animal, and later the animal helps."""
+    s.hero.trait = s.dice.pick(("kind", "greedy", "shy", "gentle", "cheerful", "impatient"))
+    toy, food = s.treasure(), s.own(s.hero, s.thing("food"))
+    s.open(0.0)
+    s.do("treasure", thing=toy)
+    s.scene()
+    s.do("lunch", thing=food)
+    place = s.place()
+    s.reach(place)
+    target, trouble = s.trap()
+    other = s.stranger(place, REMEDIES[trouble][1])
+    s.do("need", other, note="hungry", place=place)
+    s.do("beg", other, other=s.hero, thing=food)
+    if s.hero.trait in ("greedy", "impatient"):
+        s.do("refuse", other=other, thing=food)
+        s.do("guilt", other=other, note="refuse")
+    s.do("share_food", thing=food, other=other)
+    s.do("thanks_food", other, other=s.hero, thing=food)
+    s.scene()
+    s.do("later")
+    s.reach(target)
+    s.do("mishap", thing=toy, place=target, note=trouble)
+    s.do("fail", thing=toy, note=trouble, place=target)
+    s.do("appear", other, place=target)
+    s.do("offer", other, other=s.hero, thing=food)
+    s.do("free", other, thing=toy, note=other.skill, other=s.hero)
+    s.do("take", thing=toy)
+    s.do("thank", other=other, thing=toy)
+    s.lesson = "kindness"
+    s.close(toy)
+
+
+def truth(s: Story) -> None:
+    """The hero breaks something, and has to choose between a lie and the truth."""
+    owner = s.relative()
+    vase, toy = s.own(owner, s.thing("breakable")), s.own(s.hero, s.thing("toy", nouns=words.INDOOR_BREAKERS))
+    s.put(vase, s.home)
+    del s.world.holder[vase]
+    s.open(0.35)
+    s.do("admire", owner, thing=vase)
+    s.scene()
+    s.do("break", thing=vase, tool=toy)
+    s.maybe(0.5, "feel", owner, note="sad", because=s.world.events[-1], thing=vase) if s.dice.chance(0.0) else None
+    if s.dice.chance(0.55):
+        s.do("hide", thing=vase)
+        s.do("who", owner, other=s.hero, thing=vase)
+        culprit = s.dice.pick(("the cat", "the wind", "the dog", "a bird"))
+        s.do("lie", other=owner, thing=vase, note=culprit)
+        s.do("guilt", note="lie", thing=vase, other=owner)
+    else:
+        s.do("guilt", note="break", thing=vase, other=owner)
+    s.do("confess", other=owner, thing=vase)
+    s.do("forgive", owner, other=s.hero, note="truth", thing=vase)
+    s.scene()
+    s.do("plan_mend", owner, other=s.hero, thing=vase)
+    glue = s.fetch_tool("mend", s.home, words.MENDERS[vase.stuff])
+    s.do("mend", thing=vase, tool=glue, other=owner)
+    s.lesson = "truth"
+    s.close(vase, keep=False)
+
+
+def gift(s: Story) -> None:
+    """Somebody should get a present, which takes a trade."""
+    s.open(0.0)
+    s.befriend()
+    friend = s.friend
+    why = s.dice.pick(list(words.PRESENT_REASONS))
+    s.do("reason", other=friend, note=why)
+    s.friend = None
+    shop = s.place()
+    seller = s.elder(shop)
+    present = s.own(seller, s.thing(s.dice.pick(("treasure", "clothes", "toy"))))
+    price = s.thing(s.dice.pick(("treasure", "food", "clothes")))
+    s.scene()
+    s.reach(shop)
+    s.do("meet", other=seller, place=shop, note="elder")
+    s.do("want_gift", other=seller, thing=present)
+    s.do("price", seller, other=s.hero, thing=present, tool=price)
+    s.scene()
+    where = s.place()
+    if s.dice.chance(0.5):
+        where, trouble = s.trap()
+        s.put(price, where)
+        s.trouble(price, trouble)
+    s.put(price, where)
+    s.ask_around(price, where) if s.dice.chance(0.4) else s.do("know_where", thing=price, place=where)
+    s.scene()
+    s.reach(where)
+    if price in s.world.trouble:
+        s.do("spot", thing=price, place=where)
+        s.overcome(price)
+    else:
+        s.do("find", thing=price, place=where)
+        s.do("take", thing=price)
+    s.go(shop, "return")
+    s.do("trade", other=seller, thing=present, tool=price)
+    s.scene()
+    s.go(s.home, "return")
+    s.do("present", other=friend, thing=present)
+    s.friend = friend
+    s.do("thanks_present", friend, other=s.hero, thing=present)
+    s.lesson = "gift"
+    s.close(present, keep=False)
+
+
+def errand(s: Story) -> None:
+    """Something must be brought to somebody through the dark, though the hero is afraid."""
+    s.hero.trait = s.dice.pick(("timid", "shy", "kind", "cheerful", "curious", "gentle"))
+    sender, target = s.relative(), s.place()
+    receiver, parcel = s.elder(target), s.thing(s.dice.pick(("food", "clothes", "treasure")))
+    s.own(sender, parcel)
+    s.open(0.3)
+    s.scene()
+    s.do("send", sender, other=s.hero, thing=parcel, place=target, note=receiver.name)
+    s.do("give", sender, thing=parcel, other=s.hero, note="parcel")
+    dark = s.place("dark")
+    s.scene()
+    s.go(dark)
+    s.do("noise", place=dark)
+    s.do("fear", place=dark)
+    s.do("courage", note=s.dice.pick(("song", "breath")), place=dark)
+    small = s.stranger(dark, ("squeeze", "fly", "climb"))
+    s.do("only", small, other=s.hero, place=dark)
+    s.do("brave", place=dark)
+    s.scene()
+    s.reach(target)
+    s.do("deliver", other=receiver, thing=parcel)
+    s.do("tell_adventure", other=receiver, place=dark)
+    s.do("praise", receiver, other=s.hero)
+    s.lesson = "courage"
+    s.close(parcel, keep=False)
+
+
+def make(s: Story) -> None:
+    """Friends make something; one does not want to help, and comes round in the end."""
+    s.open(0.0)
+    s.befriend()
+    third = s.put(s.character("stranger", traits=("lazy", "boastful", "stubborn", "proud")), s.home)
+    noun = s.dice.pick([n for n in words.MAKEABLES if n not in s.taken])
+    parts, verb = words.MAKEABLES[noun]
+    parts = s.dice.sample(parts, 2)
+    s.do("occasion", note=s.dice.pick(words.OCCASIONS))
+    s.do("plan", other=s.friend, note=f"{verb} {s.article(noun)}")
+    s.do("invite", other=third, note=noun)
+    s.do("decline", third, other=s.hero, note=third.trait)
+    s.scene()
+    for part, who in zip(parts, (s.hero, s.friend), strict=True):
+        s.do("gather", who, place=s.place(), note=part)
+    s.maybe(0.6, "work", other=s.friend, note=noun)
+    setback = s.dice.pick(("rain", "taste", "lean", ""))
+    if setback:
+        s.do("setback", other=s.friend, note=noun)
+        s.do("again", other=s.friend, note=noun)
+    s.scene()
+    s.do("done", other=s.friend, note=noun)
+    s.do("regret", third, other=s.hero, note=noun)
+    s.do("welcome", other=third, note=noun)
+    s.lesson = "together"
+    s.close()
+
+
+def quarrel(s: Story) -> None:
+    """Two friends want the same thing, and nobody has it in the end, until they make up."""
+    toy = s.treasure(("toy",))
+    s.open(0.0)
+    friend = s.befriend()
+    s.do("treasure", thing=toy)
+    s.scene()
+    place, trouble = s.trap(("high", "water", "crack"))
+    s.reach(place)
+    s.do("want_turn", friend, other=s.hero, thing=toy)
+    s.do("refuse_turn", other=friend, thing=toy)
+    s.do("quarrel", other=friend, thing=toy)
+    if s.dice.chance(0.5):
+        s.do("break", thing=toy, other=friend, note="quarrel")
+        s.do("blame", other=friend)
+        s.do("make_up", friend, other=s.hero, thing=toy)
+        s.scene()
+        s.do("mend", thing=toy, tool=s.fetch_tool("mend", place, words.MENDERS[toy.stuff]), other=friend, note="together")
+    else:
+        s.do("mishap", thing=toy, place=place, note=trouble)
+        s.do("blame", other=friend)
+        s.do("make_up", friend, other=s.hero, thing=toy)
+        s.overcome(toy)
+        s.do("recover", thing=toy)
+    s.do("turns", other=friend, thing=toy)
+    s.lesson = "share"
+    s.close(toy, keep=False)
+
+
+def learn(s: Story) -> None:
+    """A skill takes practice."""
+    skill = s.dice.pick(list(words.SKILLS))
+    s.hero.trait = s.dice.pick(("impatient", "shy", "stubborn", "curious", "cheerful", "proud"))
+    s.open(0.0)
+    s.do("wish", note=skill)
+    place = s.place()
+    s.reach(place)
+    s.do("try", note=words.SKILLS[skill][1])
+    mocker = s.put(s.character("stranger", traits=("boastful",)), place)
+    if s.dice.chance(0.6):
+        s.do("mock", mocker, other=s.hero, note=skill)
+    s.do("give_up", note=skill)
+    s.scene()
+    where = s.place()
+    teacher = s.elder(where)
+    s.reach(where)
+    s.do("meet", other=teacher, place=where, note="elder")
+    s.do("complain", other=teacher, note=skill)
+    s.do("advice", teacher, other=s.hero, note=skill)
+    s.scene()
+    s.do("practice", note=words.SKILLS[skill][0])
+    s.do("setback_skill", note=words.SKILLS[skill][1])
+    s.do("succeed", note=words.SKILLS[skill][2])
+    if any(e.kind == "mock" for e in s.world.events):
+        s.do("impress", mocker, other=s.hero, note=skill)
+        s.do("teach", other=mocker, note=skill)
+    s.lesson = "practice"
+    s.close()
+
+
+def lost_baby(s: Story) -> None:
+    """A baby animal has lost its mother."""
+    s.open(0.4)
+    kind = s.dice.pick([k for k in words.YOUNG if k not in s.taken and words.YOUNG[k] not in s.taken])
+    s.taken[kind] = s.taken[words.YOUNG[kind]] = True
+    young = words.YOUNG[kind]
+    place = s.place()
+    baby = s.put(Character(f"the {young}", young, "it", "", "", "baby"), place)
+    home = s.place()
+    mother = s.put(Character(f"the mother {kind}", kind, "she", "", "", "baby"), home)
+    s.scene()
+    s.reach(place)
+    s.do("hear_cry", place=place, note=words.CRIES[kind])
+    s.do("lost_baby", baby, other=s.hero, place=place)
+    s.do("ask_home", other=baby)
+    s.do("clue", baby, other=s.hero, place=home, note=s.dice.pick(home.details))
+    s.do("promise_help", other=baby)
+    s.scene()
+    wrong = s.place()
+    if s.dice.chance(0.7):
+        s.lead(baby, wrong)
+        s.do("wrong_home", baby, place=wrong)
+    s.do("know_home", place=home)
+    if s.dice.chance(0.4):
+        s.do("carry", other=baby)
+    s.lead(baby, home)
+    s.do("reunite", baby, other=mother, place=home)
+    s.do("mother_thanks", mother, other=s.hero)
+    s.lesson = "small"
+    s.close()
+
+
+def grow(s: Story) -> None:
+    """A seed needs water and patience."""
+    s.hero.trait = s.dice.pick(("impatient", "curious", "patient", "lazy", "cheerful"))
+    plant = s.dice.pick(list(words.SEEDS))
+    sprout, fruit = words.SEEDS[plant]
+    s.open(0.5)
+    where = s.place()
+    giver = s.elder(where)
+    s.scene()
+    s.reach(where)
+    s.do("meet", other=giver, place=where, note="elder")
+    s.do("seed", giver, other=s.hero, note=plant)
+    bed = s.place("soft")
+    s.reach(bed)
+    s.do("plant", place=bed, note=plant)
+    s.scene()
+    s.do("nothing_grows", note=plant)
+    if s.hero.trait in ("impatient", "curious", "lazy"):
+        s.do("temptation", note=plant)
+    s.do("patience", giver, other=s.hero, note=plant)
+    s.do("watering", place=bed)
+    s.do("sprout", note=sprout)
+    s.scene()
+    s.do("harvest", place=bed, note=fruit)
+    s.do("share_harvest", other=s.friend or giver, note=fruit)
+    s.lesson = "patience"
+    s.close()
+
+
+def promise(s: Story) -> None:
+    """A promise is forgotten over play, and must be made good."""
+    s.hero.trait = s.dice.pick(("forgetful", "careless", "lazy", "cheerful", "curious"))
+    asker = s.relative()
+    toy = s.treasure(("toy",))
+    duty = s.dice.pick(list(words.PROMISES))
+    _, harm, repair = words.PROMISES[duty]
+    s.open(0.4)
+    s.do("duty", asker, other=s.hero, note=duty)
+    s.do("promise", other=asker, note=duty)
+    s.scene()
+    s.reach(s.place())
+    s.do("play", thing=toy)
+    s.do("forget", note=duty)
+    s.go(s.home, "return")
+    s.do("harm", note=harm)
+    s.do("guilt", note="promise", other=asker)
+    s.do("confess", other=asker, note="promise")
+    s.do("repair", note=repair)
+    s.do("forgive", asker, other=s.hero, note="promise")
+    s.lesson = "promise"
+    s.close()
+
+
+def race(s: Story) -> None:
+    """The boaster is sure to win, and stops on the way."""
+    s.hero.trait = s.dice.pick(("patient", "shy", "gentle", "stubborn", "cheerful", "timid"))
+    s.open(0.0)
+    rival = s.put(s.character("stranger", traits=("boastful", "lazy", "greedy")), s.home)
+    goal, half = s.place(), s.place()
+    s.do("brag", rival, other=s.hero)
+    s.do("challenge", other=rival, place=goal)
+    s.scene()
+    s.do("start", other=rival)
+    s.do("ahead", rival, other=s.hero, place=half)
+    s.do("pause", rival, place=half, note=s.dice.pick(words.PAUSES))
+    s.do("plod", place=half)
+    if s.dice.chance(0.4):
+        s.do("go", place=half)
+        s.do("hurt", rival, other=s.hero, place=half)
+        s.do("stop_help", other=rival)
+        s.do("go", place=goal, other=rival, note="together")
+        s.do("make_up", rival, other=s.hero, note="race")
+        s.lesson = "win_help"
+    else:
+        s.do("go", place=goal)
+        s.do("win", other=rival, place=goal)
+        s.do("shame", rival, other=s.hero)
+        s.do("kind_win", other=rival)
+        s.lesson = "boast"
+    s.close()
+
+
+def shelter(s: Story) -> None:
+    """A storm, one dry place, and more and more who want to come in."""
+    s.weather = words.WEATHER["rainy"]
+    s.hero.trait = s.dice.pick(("kind", "greedy", "shy", "impatient", "gentle", "proud"))
+    s.open(0.0)
+    place = s.place()
+    cover = s.own(s.hero, s.thing("shelter"))
+    s.scene()
+    s.reach(place)
+    s.do("storm", place=place)
+    s.do("shelter", thing=cover)
+    guests = [s.stranger(place) for _ in range(2)]
+    for number, guest in enumerate(guests):
+        s.do("knock", guest, other=s.hero, thing=cover, note=("first", "second")[number])
+        if s.hero.trait in ("greedy", "impatient", "proud") and number == 0:
+            s.do("no_room", other=guest, thing=cover)
+            s.do("guilt", note="cold", other=guest)
+        s.do("room", other=guest, thing=cover)
+    s.do("warm", other=guests[0], tool=cover, note=guests[1].name)
+    s.scene()
+    s.do("storm_over")
+    if s.dice.chance(0.6):
+        s.do("gift_back", guests[1], other=s.hero, thing=cover)
+    s.do("make_up", guests[0], other=s.hero, note="shelter", thing=cover)
+    s.lesson = "room"
+    s.close()
+
+
+def honest(s: Story) -> None:
+    """The hero finds something precious that belongs to somebody else."""
+    prize = s.thing("treasure")
+    s.open(0.35)
+    place, far = s.place(), s.place()
+    owner = s.elder(far) if s.dice.chance(0.6) else s.stranger(far)
+    s.world.owner[prize] = owner
+    s.put(prize, place)
+    s.scene()
+    s.reach(place)
+    s.do("discover", thing=prize, place=place)
+    s.do("take", thing=prize)
+    s.do("tempted", thing=prize)
+    if s.company():
+        s.do("warn", s.friend, other=s.hero, thing=prize)
+    s.scene()
+    s.reach(far)
+    s.do("weep", owner, other=s.hero, thing=prize, place=far)
+    s.do("struggle", thing=prize, other=owner)
+    s.do("hand_back", thing=prize, other=owner)
+    s.do("reward", owner, other=s.hero, thing=prize)
+    s.lesson = "honesty"
+    s.close()
+
+
+def chest(s: Story) -> None:
+    """A locked box, and the key is somewhere else."""
+    s.hero.trait = s.dice.pick(("curious", "impatient", "clever", "stubborn", "patient", "brave"))
+    s.open(0.5)
+    place = s.place()
+    box, key, inside = s.thing("box"), s.thing("key"), s.thing(s.dice.pick(("toy", "treasure", "clothes")))
+    s.put(box, place)
+    s.trouble(box, "locked")
+    s.scene()
+    s.reach(place)
+    s.do("discover_box", thing=box, place=place)
+    s.do("fail", thing=box, note="locked", place=place)
+    where, trouble = s.trap()
+    s.put(key, where)
+    s.trouble(key, trouble)
+    s.knows(s.hero, key, where)
+    s.scene()
+    s.look_for_key(key, where)
+    s.reach(where)
+    s.do("spot", thing=key, place=where)
+    s.overcome(key)
+    s.go(place, "return")
+    s.do("free", thing=box, tool=key, note="open")
+    s.do("inside", thing=inside, tool=box)
+    s.own(s.hero, inside)
+    s.do("done", note="box", thing=inside)
+    s.lesson = s.lesson if s.lesson in ("ask", "together", "favor") else "try"
+    s.close()
+
+
+GOALS = (lost, stuck, kindness, truth, gift, errand, make, quarrel, learn, lost_baby, grow, promise, race, shelter, honest, chest)
+
+
+def make_story(dice: Dice) -> Story:
+    """A whole story: a world with its list of events."""
+    story = Story(dice)
+    dice.pick(GOALS)(story)
+    return story
