@@ -42,9 +42,8 @@ class Config:
         return type(self).from_dict({**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, **changes})
 
     def to_dict(self) -> dict:
-        """Plain `{field: value}`, ready for JSON."""
-        values = dataclasses.asdict(self)
-        return {name: int(v) if isinstance(v, Derived) else v for name, v in values.items()}
+        """Plain `{field: value}`, ready for JSON. Derived sizes are None again, so that they stay derived."""
+        return {name: None if isinstance(v, Derived) else v for name, v in dataclasses.asdict(self).items()}
 
 
 def _did_you_mean(word: str, choices) -> str:

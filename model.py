@@ -151,6 +151,7 @@ def rope_tables(positions: Tensor, cfg: ModelConfig) -> tuple[Tensor, Tensor] | 
     return angles.cos(), angles.sin()
 
 
+@log_io
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     """Turns each pair of channels (i, i + K/2) of x by its position's angle: (B, T, H, K) -> (B, T, H, K).
 
@@ -178,6 +179,7 @@ def sinusoid(positions: Tensor, dim: int) -> Tensor:
 CHUNK = 128  # query rows per piece of attention on a CPU
 
 
+@log_io
 def attend(q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> Tensor:
     """softmax(q k^T / sqrt(K) + mask) v, where all masks meet: q (B, H, T, K), k and v (B, G, S, K) -> (B, H, T, K).
 
@@ -196,6 +198,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
 
 
+@log_io
 def attend_in_chunks(q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> Tensor:
     """The same as `attend` for T = S, by pieces of CHUNK query rows: shapes as there.
 
@@ -378,13 +381,13 @@ class GPT(LoggingModule):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            if isinstance(module, MQA) and not self.cfg.post_norm:
-                nn.init.zeros_(module.Wo.weight)
-            if isinstance(module, MLP) and not self.cfg.post_norm:
-                nn.init.zeros_(module.Wdown.weight)
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         nn.init.normal_(self.head.weight, std=0.02)
+        if not self.cfg.post_norm:
+            for block in self.layers:
+                nn.init.zeros_(block.attn.Wo.weight)
+                nn.init.zeros_(block.mlp.Wdown.weight)
 
     def context(self, tokens: Tensor, *, decode: bool = False, segments: Tensor | None = None) -> Context:
         """The context for `model(tokens, ctx)`. With `decode=True` it starts an empty decode state for B rows.
@@ -404,8 +407,8 @@ class GPT(LoggingModule):
     @log_io
     def features(self, tokens: Tensor, ctx: Context | None = None) -> Tensor:
         """Everything but the head: (B, T) int64 -> (B, T, D). Raises ValueError for ids or lengths out of range."""
+        self.check_tokens(tokens, ctx.span if ctx is not None else 0)
         ctx = self.context(tokens) if ctx is None else ctx
-        self.check_tokens(tokens, ctx.span)
         if ctx.cache is not None:
             ctx.positions = ctx.seen[:, None] + torch.arange(tokens.shape[1], device=tokens.device)  # (B, T)
             ctx.rope = rope_tables(ctx.positions, self.cfg)

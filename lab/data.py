@@ -2,8 +2,8 @@
 
     source = open_source("auto")                        # which text: TinyStories, storyworld, or your own files
     packed = tokenize(source, "train", tok)             # encoded once, then memory-mapped from the cache
-    x, y = Batches(packed, batch_size=8, seq_len=512).get(0)     # (B, T) inputs and the same shifted by one
-    documents = validation_documents(source)            # the fixed list every evaluation uses
+    x, y = Batches(packed, batch_size=8, seq_len=512).get(0)     # (B, T) inputs, and the same shifted by one
+    documents = validation_documents(source)            # the fixed list that every evaluation uses
 
 One rule for documents, whatever the file format: `<|endoftext|>` ends a document wherever it stands, newlines around a
 document are stripped, and documents without text are dropped. Nothing else is changed: line ends within a document
@@ -14,22 +14,18 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
-import http.client
 import json
 import mmap
 import os
-import queue
 import re
 import sys
 import tempfile
-import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -37,17 +33,14 @@ import torch
 SEPARATOR = "<|endoftext|>"
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 TEXT_FIELDS = ("text", "story")
-HUB_NAME = "roneneldan/TinyStories"      # Source: Eldan & Li 2023, arXiv 2305.07759
-
 HOLD_OUT_EVERY = 50          # a source without its own validation split gives up 2 % of its documents ...
 HOLD_OUT_MOST = 500          # ... but never more than this many
 VALID_DOCUMENTS = 500        # as many are kept of a named dataset's validation split
 STORYWORLD_BYTES = 8_000_000
-PROBE_SECONDS = 3            # a hub that has not answered by then counts as out of reach
-STALL_SECONDS = 20           # ... and so does one that then delivers nothing for so long
-SLOWEST_HUB = 50_000         # bytes per second under which "auto" does not wait for the hub
+SLOWEST_HUB = 50_000         # bytes per second: "auto" does not wait for a hub that is slower
 STALE_SECONDS = 3600         # a temporary file nobody has written to for so long was left by a process that died
 ENCODE_DOCUMENTS = 512       # documents per call of the tokenizer: bounds the memory that encoding takes
+CACHE_FORMAT = 1             # part of every name in the cache: raise it when what is written there changes
 
 
 # ---------------------------------------------------------------------------------------------------- reading files
@@ -61,7 +54,7 @@ def _clean(text: str) -> Iterator[str]:
 
 
 def _read_txt(path: Path) -> Iterator[str]:
-    """Documents of a text file, without holding the file in memory. Raises ValueError naming the byte that is not UTF-8."""
+    """Documents of a text file, one in memory at a time. Raises ValueError naming the byte that is not UTF-8."""
     if path.stat().st_size == 0:        # an empty file cannot be memory-mapped
         return
     mark = SEPARATOR.encode()
@@ -78,9 +71,8 @@ def _decode(raw: bytes, path: Path, offset: int) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        at = offset + error.start
-        raise ValueError(f"dataset={str(path)!r}: not UTF-8 at byte {at} (0x{raw[error.start]:02x}); "
-                         "save the file as UTF-8") from None
+        byte = f"byte {offset + error.start} (0x{raw[error.start]:02x})"
+        raise ValueError(f"dataset={str(path)!r}: not UTF-8 at {byte}; save the file as UTF-8") from None
 
 
 def _read_jsonl(path: Path) -> Iterator[str]:
@@ -99,15 +91,15 @@ def _text_of_line(line: str, where: str) -> str:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where} is not complete JSON ({error.msg}); repair or delete it") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{where} holds a {type(record).__name__}; each line must be an object like {{\"text\": …}}")
+    if (kind := type(record).__name__) != "dict":
+        raise ValueError(f'{where} holds a {kind}; each line must be an object like {{"text": "Once …"}}')
     text = record[_text_field(record, where)]
-    if not isinstance(text, str):
-        raise ValueError(f"{where}: its text is a {type(text).__name__}, it must be a string")
+    if (kind := type(text).__name__) != "str":
+        raise ValueError(f"{where}: its text is a {kind}; it must be a string")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise ValueError(f"{where} holds half of a surrogate pair, which is no character; repair or delete it") from None
+        raise ValueError(f"{where} holds half a surrogate pair, which is no character; repair or delete it") from None
     return text
 
 
@@ -123,17 +115,21 @@ def _read_parquet(path: Path) -> Iterator[str]:
     """Documents of a parquet file, a batch of rows at a time. Rows without text (null) are dropped."""
     import pyarrow
     import pyarrow.parquet
+    where = f"dataset={str(path)!r}"
     try:
         with pyarrow.parquet.ParquetFile(path) as table:
-            name = _text_field(table.schema_arrow.names, f"dataset={str(path)!r}")
+            name = _text_field(table.schema_arrow.names, where)
+            kind = table.schema_arrow.field(name).type
+            if kind not in (pyarrow.string(), pyarrow.large_string()):
+                raise ValueError(f"{where}: its column {name!r} holds {kind}; it must hold strings")
             for batch in table.iter_batches(batch_size=1024, columns=[name]):
                 yield from _clean_column(batch.column(0))
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"dataset={str(path)!r} is not a readable parquet file ({error}); get a whole copy") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{where} is not a readable parquet file ({error}); get a whole copy") from None
 
 
 def _read_arrow(path: Path) -> Iterator[str]:
-    """Documents of a file in which the `datasets` package keeps a downloaded dataset."""
+    """Documents of a file in which the `datasets` package keeps a dataset that it has downloaded."""
     import pyarrow
     with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as batches:
         for batch in batches:
@@ -157,8 +153,11 @@ def _read_files(files: list[Path]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a source. read: opens a fresh stream of documents. stamp: changes whenever the text may have changed.
-    size: about how many bytes, for progress bars."""
+    """One part of a source.
+
+    read: opens a fresh stream of documents. stamp: changes whenever the text may have changed. size: about how many
+    bytes there are, for progress bars.
+    """
     read: Callable[[], Iterator[str]]
     stamp: str
     size: int
@@ -168,8 +167,8 @@ class Split:
 class Source:
     """A text with a training and a validation split.
 
-    name: short, for records (a file's name, never its folder). notice: one line for a person: which text, how much, why.
-    splits: "train" and "valid". cache: the folder for what is prepared from this text.
+    name: short, for records (a file's name, never its folder). notice: one line for a person: which text, how much,
+    why. splits: "train" and "valid". cache: the folder for what is prepared from this text.
     """
     name: str
     notice: str
@@ -192,7 +191,8 @@ class Source:
 
     def split_fingerprint(self, split: str, cache_dir: Path | None = None) -> str:
         """sha256 over the documents of a split; remembered in the cache folder, so that a big file is read once."""
-        memo = (cache_dir or self.cache) / f"fingerprint-{_digest(self.split(split).stamp)[:20]}.txt"
+        stamp = _digest(f"{CACHE_FORMAT} {self.split(split).stamp}")
+        memo = (cache_dir or self.cache) / f"fingerprint-{stamp[:20]}.txt"
         if memo.exists():
             return memo.read_text(encoding="ascii")
         digest = hashlib.sha256()
@@ -209,15 +209,16 @@ def open_source(dataset: str, *, valid_dataset: str = "", limit_bytes: int = 50_
                 cache_dir: str | Path | None = None) -> Source:
     """Open a text by name or by path.
 
-    dataset: a path (.txt, whose documents end with `<|endoftext|>`; .jsonl with a "text" or "story" field; .parquet with
-    such a column; a folder of those), "storyworld" (built in), "tinystories" (Hugging Face), or "auto": TinyStories where
-    it is at hand or the hub answers within 3 seconds, else storyworld; `notice` of the result says which, and why.
-    valid_dataset: the same, for validation; "" takes the source's own validation split where it has one (in a folder: the
-    files with "valid" in their names), else holds out every 50th document of a path, at most 500.
+    dataset: a path (.txt, whose documents end with `<|endoftext|>`; .jsonl with a "text" or "story" field; .parquet
+    with such a column; a folder of those), "storyworld" (built in), "tinystories" (Hugging Face), or "auto":
+    TinyStories where it is at hand or the hub answers within 3 seconds, else storyworld. The result's `notice` says
+    which, and why.
+    valid_dataset: the same, for validation; "" takes the source's own validation split where it has one (in a folder:
+    the files with "valid" in their names), else holds out every 50th document, at most 500.
     limit_bytes: at most so many bytes of TinyStories or storyworld are used; a path is always used whole.
     seed: of the storyworld. cache_dir: for what is prepared from the text (default: `cache_folder()`).
-    Raises ConnectionError for "tinystories" when the hub cannot be reached, ValueError or FileNotFoundError for a name or
-    path that does not exist.
+    Raises ConnectionError for "tinystories" when the hub cannot be reached; ValueError or FileNotFoundError for a name
+    or path that does not exist, or a file that cannot be read as text.
     """
     if limit_bytes < 1:
         raise ValueError(f"limit_bytes={limit_bytes} must be at least 1 (bytes of training text)")
@@ -225,31 +226,31 @@ def open_source(dataset: str, *, valid_dataset: str = "", limit_bytes: int = 50_
     if dataset in NAMES:
         source = NAMES[dataset](limit_bytes, seed, cache)
     else:
-        source = _from_path(dataset, not valid_dataset, cache)
+        source = _from_path(dataset, cache, divide=not valid_dataset)
     if not valid_dataset:
         return source
     if valid_dataset in NAMES:
         other = NAMES[valid_dataset](limit_bytes, seed, cache)
         valid = other.split("valid")
     else:
-        other = _from_path(valid_dataset, False, cache)
+        other = _from_path(valid_dataset, cache, divide=False)
         valid = other.split("train")
-    return Source(source.name, f"{source.notice}; validation: {other.name}", source.splits | {"valid": valid}, cache)
+    return replace(source, notice=f"{source.notice}; validation: {other.name}", splits=source.splits | {"valid": valid})
 
 
-def _from_path(dataset: str, own_validation: bool, cache: Path) -> Source:
-    path = Path(dataset).expanduser()
-    files = _supported_files(path)
-    name, whole = path.resolve().name, _split_of(files)
+def _from_path(dataset: str, cache: Path, divide: bool) -> Source:
+    """A file or folder, all of it as "train", or divided into "train" and "valid"."""
+    files = _supported_files(dataset)
+    name, whole = Path(dataset).expanduser().resolve().name, _split_of(files)
     text = f"text: {name} ({whole.size / 1e6:.1f} MB)"
-    if not own_validation:
+    if not divide:
         return Source(name, text, {"train": whole}, cache)
     validation = [file for file in files if re.search(r"(^|[-_.])val(id|idation)?([-_.]|$)", file.name.lower())]
     training = [file for file in files if file not in validation]
     if validation and training:
         notice = f"{text}; validation: its {', '.join(file.name for file in validation)}"
         return Source(name, notice, {"train": _split_of(training), "valid": _split_of(validation)}, cache)
-    splits, how = _hold_out(whole)
+    splits, how = _hold_out(whole, name)
     return Source(name, f"{text}; validation: {how}", splits, cache)
 
 
@@ -259,63 +260,65 @@ def _split_of(files: list[Path]) -> Split:
     return Split(lambda: _read_files(files), json.dumps(stamp), sum(stat.st_size for stat in stats))
 
 
-def _hold_out(whole: Split) -> tuple[dict[str, Split], str]:
+def _hold_out(whole: Split, name: str) -> tuple[dict[str, Split], str]:
     """Divide one stream in two, always alike: the splits "train" and "valid", and in words how that was done.
 
     Held out is every 50th document, at most 500; of fewer than 50 documents the last; of a single one its last 2 %.
-    Raises ValueError where there is no text at all.
     """
     read = whole.read
     first = list(islice(read(), HOLD_OUT_EVERY))
     if not first:
-        raise ValueError("dataset: the file or folder holds no text")
+        raise ValueError(f"dataset={name!r} holds no text; give a file that does")
     if len(first) == 1:
         body, tail = _cut_tail(first[0])
         read, held_out = lambda: _clean(body), list(_clean(tail))
-        how = f"its last 2 % (no {SEPARATOR} line was found, so it counts as one document)"
+        how = f"its last 2 % (no {SEPARATOR} line was found between texts, so it counts as one document)"
     elif len(first) < HOLD_OUT_EVERY:
-        held_out, how = first[-1:], "its last document, held out"
+        held_out, how = first[-1:], f"the last of its {len(first)} documents, held out"
     else:
-        chosen = islice(read(), HOLD_OUT_EVERY - 1, HOLD_OUT_EVERY * HOLD_OUT_MOST, HOLD_OUT_EVERY)
-        held_out = list(chosen)
-        how = f"{len(held_out)} documents of it held out (every {HOLD_OUT_EVERY}th)"
+        held_out = list(islice(read(), HOLD_OUT_EVERY - 1, HOLD_OUT_EVERY * HOLD_OUT_MOST, HOLD_OUT_EVERY))
+        how = f"{len(held_out)} of its documents, held out (every {HOLD_OUT_EVERY}th)"
     hidden = frozenset(held_out)        # by text, so that a copy of a held-out document is not trained on either
-    train = Split(lambda: (text for text in read() if text not in hidden), f"training part of {whole.stamp}", whole.size)
-    valid = Split(lambda: iter(held_out), f"held-out part of {whole.stamp}", whole.size // HOLD_OUT_EVERY)
+    train = Split(lambda: (text for text in read() if text not in hidden), f"the rest: {whole.stamp}", whole.size)
+    valid = Split(lambda: iter(held_out), f"held out: {whole.stamp}", whole.size // HOLD_OUT_EVERY)
     return {"train": train, "valid": valid}, how
 
 
 def _cut_tail(text: str) -> tuple[str, str]:
-    """A text without its last 2 %, and these: cut at the end of a line, or of a word, where there is one."""
+    """A text without its last 2 %, and these: cut at the end of a line, else of a word, where there is one nearby."""
     at = len(text) * (HOLD_OUT_EVERY - 1) // HOLD_OUT_EVERY
-    cut = max(text.rfind("\n", at // 2, at), 0) or max(text.rfind(" ", at // 2, at), 0) or at
-    return text[:cut], text[cut:]
+    for mark in "\n", " ":
+        if (cut := text.rfind(mark, at - at // HOLD_OUT_EVERY, at)) > 0:
+            return text[:cut], text[cut:]
+    return text[:at], text[at:]
 
 
-def _supported_files(path: Path) -> list[Path]:
+def _supported_files(dataset: str) -> list[Path]:
+    path = Path(dataset).expanduser()
+    if not dataset or not path.exists():
+        raise _unknown(dataset)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
         if not files:
-            raise ValueError(f"dataset={str(path)!r}: the folder holds no {', '.join(SUFFIXES)} file")
+            raise ValueError(f"dataset={dataset!r}: the folder holds no {', '.join(SUFFIXES)} file")
         return files
-    if not path.exists():
-        raise _unknown(str(path))
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"dataset={str(path)!r} must end in {', '.join(SUFFIXES)}, or be a folder of such files")
+        raise ValueError(f"dataset={dataset!r} must end in {', '.join(SUFFIXES)}, or be a folder of such files")
     return [path]
 
 
 def _unknown(dataset: str) -> Exception:
+    choices = ", ".join(NAMES)
     if Path(dataset).suffix or len(Path(dataset).parts) > 1:
         return FileNotFoundError(f"dataset={dataset!r}: there is no such file or folder; "
-                                 f"give a path that exists, or one of {', '.join(NAMES)}")
+                                 f"give a path that exists, or one of {choices}")
     near = difflib.get_close_matches(dataset.lower(), NAMES, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"dataset={dataset!r} is neither a file or folder nor one of {', '.join(NAMES)}{hint}")
+    return ValueError(f"dataset={dataset!r} is neither a file or folder nor one of {choices}{hint}")
 
 
 def validation_documents(source: Source, max_documents: int = 500) -> list[str]:
-    """The first documents of the validation split: the same list every time. Raises ValueError where there is no text."""
+    """The first documents of the validation split: the same list every time. Raises ValueError where there is none."""
     documents = list(islice(source.documents("valid"), max_documents))
     if not documents:
         raise ValueError(f"dataset={source.name!r}: its validation split holds no text; set valid_dataset to a file "
@@ -336,150 +339,54 @@ def _storyworld(limit_bytes: int, seed: int, cache: Path) -> Source:
         return _read_txt(_stored(stored, _first_bytes(storyworld.generate_stories(seed=seed), size), size))
 
     def valid() -> Iterator[str]:
-        return storyworld.generate_stories(count=VALID_DOCUMENTS, seed=seed + 1_000_003)
+        return storyworld.generate_stories(VALID_DOCUMENTS, seed=f"{seed}, validation")
 
-    return Source("storyworld", f"text: storyworld, made-up stories built into this project ({size / 1e6:.1f} MB)",
-                  {"train": Split(train, f"{stamp}, first {size} bytes", size), "valid": Split(valid, f"{stamp}, valid", 400_000)},
-                  cache)
+    splits = {"train": Split(train, f"{stamp}, {size} bytes", size), "valid": Split(valid, f"{stamp}, valid", 400_000)}
+    return Source("storyworld", f"text: storyworld, made-up stories, built in ({size / 1e6:g} MB)", splits, cache)
 
 
-def _tinystories(limit_bytes: int, seed: int, cache: Path, least_rate: float = 0) -> Source:
-    """TinyStories, from where it is at hand, else streamed from the hub and stored. Raises ConnectionError saying why not."""
-    try:
-        where = _store_tinystories(limit_bytes, cache, least_rate)
-    except ConnectionError as error:
-        raise ConnectionError(f"dataset='tinystories': {error}; use dataset='storyworld' (built in) or the path of a file "
-                              "with your own text") from error
-    files = [_tinystories_file(cache, split, limit_bytes) for split in ("train", "valid")]
+def _tinystories(limit_bytes: int, cache: Path, least_rate: float) -> Source:
+    """TinyStories, stored in the cache folder as text. Raises ConnectionError with the reason why it cannot be had."""
+    train, valid = cache / f"tinystories-train-{limit_bytes}.txt", cache / "tinystories-valid.txt"
+    where = "stored earlier"
+    if not (train.exists() and valid.exists()):
+        where, read = _find_tinystories(least_rate)
+        _stored(valid, islice(read("validation"), VALID_DOCUMENTS), 400_000)
+        _stored(train, _first_bytes(read("train"), limit_bytes), limit_bytes)
     first = f"first {limit_bytes / 1e6:g} MB"
     return Source(f"TinyStories (hub, {first})", f"text: TinyStories, {first}, {where}",
-                  {"train": _split_of(files[:1]), "valid": _split_of(files[1:])}, cache)
+                  {"train": _split_of([train]), "valid": _split_of([valid])}, cache)
+
+
+def _find_tinystories(least_rate: float) -> tuple[str, Callable[[str], Iterator[str]]]:
+    """Where TinyStories can be had, in words, and a function that opens one of its splits there."""
+    from lab import hub
+    local = {split: hub.local_files(split) for split in ("train", "validation")}
+    if all(local.values()):
+        return "from the local Hugging Face cache", lambda split: _read_files(local[split])
+    hub.probe()
+    return "from the Hugging Face hub", lambda split: (
+        document for text in hub.stories(split, least_rate) for document in _clean(text))
+
+
+def _tinystories_or_error(limit_bytes: int, seed: int, cache: Path) -> Source:
+    try:
+        return _tinystories(limit_bytes, cache, least_rate=0)
+    except ConnectionError as reason:
+        raise ConnectionError(f"dataset='tinystories': {reason}; use dataset='storyworld' (built in) or the path of a "
+                              "file with your own text") from reason
 
 
 def _auto(limit_bytes: int, seed: int, cache: Path) -> Source:
-    """TinyStories where that costs at most seconds of waiting, else storyworld, with the reason in its notice."""
+    """TinyStories where that costs seconds of waiting at most, else storyworld, with the reason in its notice."""
     try:
-        return _tinystories(limit_bytes, seed, cache, SLOWEST_HUB)
-    except ConnectionError as error:
+        return _tinystories(limit_bytes, cache, SLOWEST_HUB)
+    except ConnectionError as reason:
         source = _storyworld(limit_bytes, seed, cache)
-        return replace(source, notice=f"{source.notice}, because TinyStories is not at hand: {error.__cause__}")
+        return replace(source, notice=f"{source.notice}, because TinyStories is not at hand: {reason}")
 
 
-NAMES = {"auto": _auto, "tinystories": _tinystories, "storyworld": _storyworld}
-
-
-def _tinystories_file(cache: Path, split: str, limit_bytes: int) -> Path:
-    return cache / ("tinystories-valid.txt" if split == "valid" else f"tinystories-train-{limit_bytes}.txt")
-
-
-def _store_tinystories(limit_bytes: int, cache: Path, least_rate: float) -> str:
-    """Make sure that both splits stand in the cache folder as text files; returns in words where they came from."""
-    train, valid = (_tinystories_file(cache, split, limit_bytes) for split in ("train", "valid"))
-    if train.exists() and valid.exists():
-        return "stored earlier"
-    local = {split: _huggingface_cache(split) for split in ("train", "validation")}
-    if all(local.values()):
-        where, read = "from the local Hugging Face cache", lambda split: _read_files(local[split])
-    else:
-        _probe_hub()
-        where, read = "from the Hugging Face hub", lambda split: _read_hub(split, least_rate)
-    _stored(valid, islice(read("validation"), VALID_DOCUMENTS), 400_000)
-    _stored(train, _first_bytes(read("train"), limit_bytes), limit_bytes)
-    return where
-
-
-def _huggingface_cache(split: str) -> list[Path]:
-    """The files in which the `datasets` package, or else the hub client, keeps a split of TinyStories on this machine."""
-    from huggingface_hub import constants
-    datasets_home = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
-    found = [*datasets_home.glob(f"roneneldan___tiny_stories/*/*/*/tiny_stories-{split}*.arrow"),
-             *Path(constants.HF_HUB_CACHE).glob(f"datasets--roneneldan--TinyStories/snapshots/*/data/{split}-*.parquet")]
-    found = [path for path in found if not path.parent.name.endswith(".incomplete")]
-    return sorted(path for path in found if path.parent == found[0].parent)     # one version of it, in order
-
-
-def _probe_hub() -> None:
-    """Ask the hub for the dataset's entry. Raises ConnectionError in words unless it answers well within PROBE_SECONDS.
-
-    The hub client itself is not asked: where there is no network it tries again for 23 s, and waits for minutes on a hub that
-    accepts a connection and says nothing.
-    """
-    from huggingface_hub import constants
-    if constants.HF_HUB_OFFLINE:
-        raise ConnectionError("HF_HUB_OFFLINE is set, so the Hugging Face hub is not asked")
-    address = f"{constants.ENDPOINT}/api/datasets/{HUB_NAME}"
-
-    def ask() -> Iterator[int]:
-        with urllib.request.urlopen(address, timeout=PROBE_SECONDS) as answer:
-            yield answer.status
-
-    try:
-        next(_in_time(ask, PROBE_SECONDS))
-    except TimeoutError:
-        raise ConnectionError(f"the Hugging Face hub did not answer within {PROBE_SECONDS} s") from None
-    except urllib.error.HTTPError as error:
-        raise ConnectionError(f"the Hugging Face hub answered {error.code} ({error.reason})") from None
-    except (OSError, http.client.HTTPException) as error:
-        raise ConnectionError(f"the Hugging Face hub cannot be reached ({getattr(error, 'reason', error)})") from None
-
-
-def _read_hub(split: str, least_rate: float) -> Iterator[str]:
-    """Stream a split from the hub. Raises ConnectionError when nothing comes for STALL_SECONDS, when the hub client gives up,
-    or when fewer than `least_rate` bytes per second have come by then."""
-    import datasets
-
-    def rows() -> Iterator[str]:
-        for row in datasets.load_dataset(HUB_NAME, split=split, streaming=True):
-            yield from _clean(row["text"])
-
-    begin, received = time.monotonic(), 0
-    try:
-        for document in _in_time(rows, STALL_SECONDS):
-            received += len(document)
-            seconds = time.monotonic() - begin
-            if seconds > STALL_SECONDS and received < least_rate * seconds:
-                raise ConnectionError(f"the Hugging Face hub is slow ({received / seconds / 1000:.0f} kB/s)")
-            yield document
-    except TimeoutError:
-        raise ConnectionError(f"the Hugging Face hub delivered nothing for {STALL_SECONDS} s") from None
-    except ConnectionError:
-        raise
-    except Exception as error:      # the hub client raises dozens of types for a failed transfer
-        raise ConnectionError(f"the Hugging Face hub failed ({type(error).__name__}: {str(error)[:200]})") from error
-
-
-def _in_time(start: Callable[[], Iterator], seconds: float) -> Iterator:
-    """The items of `start()`, made in a thread of their own. Raises TimeoutError when one takes longer than `seconds`.
-
-    A thread that hangs is left behind (it ends with the program): a name lookup or a read cannot be broken off from outside.
-    """
-    items, stop, end = queue.Queue(maxsize=64), threading.Event(), object()
-
-    def work() -> None:
-        try:
-            for item in start():
-                items.put((item, None))
-                if stop.is_set():
-                    return
-            items.put((end, None))
-        except Exception as error:      # handed on, raised where the items are used
-            items.put((end, error))
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        while True:
-            item, error = items.get(timeout=seconds)
-            if error is not None:
-                raise error
-            if item is end:
-                return
-            yield item
-    except queue.Empty:
-        raise TimeoutError(f"nothing came for {seconds} s") from None
-    finally:
-        stop.set()
-        with contextlib.suppress(queue.Empty):
-            items.get_nowait()          # makes room, in case the thread is waiting to put one in
+NAMES = {"auto": _auto, "tinystories": _tinystories_or_error, "storyworld": _storyworld}
 
 
 def _first_bytes(documents: Iterable[str], limit: int) -> Iterator[str]:
@@ -494,27 +401,31 @@ def _first_bytes(documents: Iterable[str], limit: int) -> Iterator[str]:
 
 
 def _stored(path: Path, documents: Iterable[str], size: int) -> Path:
-    """Write documents to a text file of the cache unless it is there already; `size` in bytes is for the progress bar."""
+    """Write documents to a text file of the cache, unless it is there already; `size`: bytes for the progress bar."""
     if path.exists():
         return path
-    from tqdm import tqdm
-    bar = tqdm(total=size, unit="B", unit_scale=True, desc=f"storing {path.stem}", file=sys.stderr)
-    with bar, _replacing(path) as file:
+    with _replacing(path) as file, _progress(f"storing {path.stem}", size) as bar:
         for document in documents:
-            file.write(f"{document}\n{SEPARATOR}\n".encode())
-            bar.update(len(document))
+            bar.update(file.write(f"{document}\n{SEPARATOR}\n".encode()))
     return path
+
+
+def _progress(what: str, size: int, show: bool = True):
+    """A plain progress bar over `size` bytes; quiet where the work takes less than a second."""
+    from tqdm import tqdm
+    return tqdm(desc=what, total=size, unit="B", unit_scale=True, delay=1, leave=False, file=sys.stderr,
+                disable=not show)
 
 
 # ---------------------------------------------------------------------------------------------------- the token cache
 
 def cache_folder() -> Path:
-    """Where prepared text and tokens are kept: the environment variable SANDBOX_CACHE, else `.cache` beside the code."""
+    """Where prepared text and tokens are kept: the environment variable SANDBOX_CACHE, else `.cache` by the code."""
     return Path(os.environ.get("SANDBOX_CACHE") or Path(__file__).resolve().parent.parent / ".cache")
 
 
 @contextlib.contextmanager
-def _replacing(path: Path):
+def _replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a new file that takes the name `path` only when it is whole: an interrupt leaves what was there before."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -536,11 +447,9 @@ def _replacing(path: Path):
 def _remove_stale(folder: Path) -> None:
     """Delete temporary files left by killed processes; those of running ones are younger, as they are written to."""
     for leftover in folder.glob("*.tmp"):
-        try:
+        with contextlib.suppress(FileNotFoundError):       # another process may be faster
             if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
                 leftover.unlink()
-        except FileNotFoundError:       # another process was faster
-            continue
 
 
 def _digest(text: str) -> str:
@@ -551,8 +460,8 @@ def _digest(text: str) -> str:
 class PackedTokens:
     """All documents of a split one after another, each BOS … EOS.
 
-    ids: (num_tokens,) uint16 or uint32, memory-mapped. starts: (num_documents,) int64, where each document's BOS stands.
-    num_bytes: UTF-8 bytes of the documents. fingerprint: names the text and the tokenizer together.
+    ids: (num_tokens,) uint16 or uint32, memory-mapped. starts: (num_documents,) int64, where each document's BOS
+    stands. num_bytes: UTF-8 bytes of the documents. fingerprint: names the text and the tokenizer together.
     """
     ids: np.ndarray
     starts: np.ndarray
@@ -562,14 +471,16 @@ class PackedTokens:
     fingerprint: str
 
 
-def tokenize(source: Source, split: str, tok, *, cache_dir: str | Path | None = None, progress: bool = True) -> PackedTokens:
-    """The tokens of a split, encoded on the first call and memory-mapped from the cache ever after.
+def tokenize(source: Source, split: str, tok, *, cache_dir: str | Path | None = None,
+             progress: bool = True) -> PackedTokens:
+    """The tokens of a split: encoded on the first call, memory-mapped from the cache ever after.
 
-    Memory stays bounded however long the text is. An interrupted call leaves nothing that a later one would take for whole.
+    Memory stays bounded however long the text is. An interrupted call leaves nothing that a later one takes for whole.
     Raises ValueError for a split without text, OSError where the cache folder cannot be written to.
     """
     folder = Path(cache_dir) if cache_dir is not None else source.cache
-    fingerprint = _digest(f"{source.split_fingerprint(split, folder)} {tok.fingerprint}")[:32]
+    text = source.split_fingerprint(split, folder)
+    fingerprint = _digest(f"{CACHE_FORMAT} {text} {tok.fingerprint}")[:32]
     packed = _open_packed(folder, fingerprint)
     if packed is None:
         _write_packed(source, split, tok, folder, fingerprint, progress)
@@ -577,8 +488,8 @@ def tokenize(source: Source, split: str, tok, *, cache_dir: str | Path | None = 
     return packed
 
 
-def _files(folder: Path, fingerprint: str) -> tuple[Path, Path, Path]:
-    return tuple(folder / f"tokens-{fingerprint}.{end}" for end in ("ids", "starts", "json"))
+def _files(folder: Path, fingerprint: str) -> list[Path]:
+    return [folder / f"tokens-{fingerprint}.{end}" for end in ("ids", "starts", "json")]
 
 
 def _open_packed(folder: Path, fingerprint: str) -> PackedTokens | None:
@@ -591,7 +502,7 @@ def _open_packed(folder: Path, fingerprint: str) -> PackedTokens | None:
         ids = np.memmap(ids_path, dtype=info["dtype"], mode="r")
         starts = np.fromfile(starts_path, dtype="<i8")
         if (len(ids), len(starts)) != (info["num_tokens"], info["num_documents"]):
-            raise ValueError(f"{len(ids)} of {info['num_tokens']} tokens are there")
+            raise ValueError(f"only {len(ids)} of {info['num_tokens']} tokens are there")
     except (ValueError, KeyError, FileNotFoundError) as error:
         print(f"token cache {info_path.stem} is damaged ({error}): encoding the text again", file=sys.stderr)
         return None
@@ -599,25 +510,21 @@ def _open_packed(folder: Path, fingerprint: str) -> PackedTokens | None:
 
 
 def _write_packed(source: Source, split: str, tok, folder: Path, fingerprint: str, progress: bool) -> None:
-    from tqdm import tqdm
     ids_path, starts_path, info_path = _files(folder, fingerprint)
     dtype = np.dtype("<u2" if tok.vocab_size <= 65536 else "<u4")
-    lengths, num_bytes = [], 0
-    documents = source.documents(split)
-    bar = tqdm(total=source.split(split).size, unit="B", unit_scale=True, desc=f"encoding {source.name}", file=sys.stderr,
-               disable=not progress)
+    documents, lengths, num_bytes = source.documents(split), [], 0
+    bar = _progress(f"encoding {source.name}", source.split(split).size, progress)
     with _replacing(ids_path) as file, bar:
         _remove_stale(folder)
         while batch := list(islice(documents, ENCODE_DOCUMENTS)):
             encoded = tok.encode_batch(batch, bos=True, eos=True)
-            for ids in encoded:
-                file.write(np.asarray(ids, dtype=dtype).tobytes())
+            file.writelines(np.asarray(ids, dtype=dtype).tobytes() for ids in encoded)
             lengths.extend(map(len, encoded))
             size = sum(len(text.encode("utf-8")) for text in batch)
             num_bytes += size
             bar.update(size)
         if not lengths:
-            raise ValueError(f"dataset={source.name!r}: its split {split!r} holds no text; give a file with text")
+            raise ValueError(f"dataset={source.name!r}: its split {split!r} holds no text; give a file that does")
     with _replacing(starts_path) as file:
         file.write((np.cumsum(lengths) - lengths).astype("<i8").tobytes())
     info = {"text": source.name, "split": split, "dtype": dtype.str, "num_tokens": sum(lengths),
@@ -631,10 +538,10 @@ def _write_packed(source: Source, split: str, tok, folder: Path, fingerprint: st
 class Batches:
     """Micro-batches of packed rows; number i depends on (seed, i) alone, so resuming needs no more than i.
 
-    The stream of tokens is closed to a ring and cut into `num_rows` rows of T tokens. Each epoch begins its cut at another
-    random position and shuffles the rows anew. Within an epoch no token is a target twice, and only the
-    `num_tokens % T` tokens left over between the last row and the first are no target. Rows begin anywhere in a document
-    and go on into the next; a batch at an epoch's end is filled up from the next epoch.
+    The stream of tokens is closed to a ring and cut into `num_rows` rows of T tokens. Each epoch begins the cut at
+    another random position and shuffles the rows anew. Within an epoch no token is a target twice, and only the
+    `num_tokens % T` tokens left over between the last row and the first are no target. Rows begin anywhere in a
+    document and go on into the next; a batch at an epoch's end is filled up from the next epoch.
     """
 
     def __init__(self, packed: PackedTokens, *, batch_size: int, seq_len: int, seed: int = 1337):
@@ -642,46 +549,43 @@ class Batches:
             if value < least:
                 raise ValueError(f"{name}={value} must be at least {least}")
         if packed.num_tokens < seq_len + 1:
-            raise ValueError(f"seq_len={seq_len}: the training text holds only {packed.num_tokens} tokens and a row takes "
-                             f"{seq_len + 1}; use more text or a shorter seq_len")
+            raise ValueError(f"seq_len={seq_len}: a row takes {seq_len + 1} tokens and the text holds only "
+                             f"{packed.num_tokens}; use more text or a shorter seq_len")
         self.packed, self.batch_size, self.seq_len, self.seed = packed, batch_size, seq_len, seed
         self.num_rows = packed.num_tokens // seq_len
         self.tokens_per_epoch = self.num_rows * seq_len
         self._orders: dict[int, np.ndarray] = {}
 
     def epoch(self, i: int) -> int:
-        """The epoch, from 0, in which micro-batch i begins."""
+        """The epoch, counted from 0, in which micro-batch i begins."""
         return i * self.batch_size // self.num_rows
 
     def get(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Micro-batch i: inputs x and targets y, both (B, T) int64 on the CPU, y[:, t] being the token after x[:, t]."""
-        first = self._row_starts(i)[:, None]                                       # (B, 1)
-        places = (first + np.arange(self.seq_len + 1)) % self.packed.num_tokens    # (B, T+1)
-        tokens = torch.from_numpy(self.packed.ids[places].astype(np.int64))
+        """Micro-batch i: inputs x and targets y, both (B, T) int64 on the CPU; y[:, t] is the token after x[:, t]."""
+        tokens = torch.from_numpy(self.packed.ids[self._places(i, self.seq_len + 1)].astype(np.int64))    # (B, T+1)
         return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
     def segments(self, i: int) -> torch.Tensor:
-        """(B, T) int64: which document of its row each input of micro-batch i belongs to, counted from 0 in each row."""
-        places = (self._row_starts(i)[:, None] + np.arange(self.seq_len)) % self.packed.num_tokens    # (B, T)
-        starts = self.packed.starts
-        nearest = starts[np.searchsorted(starts, places, side="right") - 1]
-        begins = nearest == places
+        """(B, T) int64: which document of its row each input of micro-batch i belongs to, counted from 0 per row."""
+        starts, places = self.packed.starts, self._places(i, self.seq_len)
+        begins = starts[np.searchsorted(starts, places, side="right") - 1] == places
         begins[:, 0] = False          # a row's first document is number 0, whether it begins there or before
         return torch.from_numpy(np.cumsum(begins, axis=1))
 
-    def _row_starts(self, i: int) -> np.ndarray:
-        """(B,) where in the stream the rows of micro-batch i begin."""
+    def _places(self, i: int, length: int) -> np.ndarray:
+        """(B, length) where in the stream the tokens of micro-batch i stand."""
         if i < 0:
             raise ValueError(f"i={i}: micro-batches are numbered from 0")
         rows = range(i * self.batch_size, (i + 1) * self.batch_size)
-        return np.array([self._order(row // self.num_rows)[row % self.num_rows] for row in rows])
+        first = np.array([self._order(row // self.num_rows)[row % self.num_rows] for row in rows])
+        return (first[:, None] + np.arange(length)) % self.packed.num_tokens
 
     def _order(self, epoch: int) -> np.ndarray:
-        """(num_rows,) the row starts of an epoch in the order in which they are read."""
+        """(num_rows,) where the rows of an epoch begin, in the order in which they are read."""
         if epoch not in self._orders:
             random = np.random.Generator(np.random.PCG64([self.seed, epoch]))
             offset = random.integers(self.packed.num_tokens)
             order = (offset + self.seq_len * random.permutation(self.num_rows)) % self.packed.num_tokens
-            # Only the neighbouring epochs are kept: a batch can touch two, or more where the text is shorter than a batch.
+            # One more epoch is kept, for the batches that stand in two.
             self._orders = {e: known for e, known in self._orders.items() if e == epoch - 1} | {epoch: order}
         return self._orders[epoch]

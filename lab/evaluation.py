@@ -2,8 +2,9 @@
 
     evaluate(model, tok, documents)            # {"bits_per_byte": 0.87, "nats_per_token": 2.16, ...}
     token_losses(model, tok, documents)        # one tensor per document, for paired comparisons
+    results_of(["a", "b"])                     # of saved models: what their folders hold, computed where it is missing
 
-    python -m lab.evaluation 0.5m_tall_and_skinny --text stories.txt --documents 500
+    python -m lab.evaluation 0.5m_tall_and_skinny --text stories.txt --documents 500 --save
 
 The protocol, which makes two figures comparable. A document's outer newlines are stripped and BOS is put before it;
 each of its tokens is then predicted once from all tokens before it. A document longer than the context T is cut into
@@ -11,15 +12,21 @@ windows, inputs ids[s:s+T] and targets ids[s+1:s+T+1] for s = 0, T, 2T, ...: wha
 seen. Only tokens of the text are scored: BOS is given, and EOS, whose prediction spells no byte, is left out.
 """
 
-from __future__ import annotations
-
+import hashlib
 import math
-from collections.abc import Iterable, Iterator
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from lab.files import read_json, shown, write_json
+from lab.saving import list_models, load_model, model_folder
 
 PROTOCOL = 1  # rises whenever the same model and text would get another figure
 TOP = (1, 3, 5, 10)
@@ -183,3 +190,173 @@ def _bar(num_tokens: int, progress: bool):
     from tqdm import tqdm
 
     return tqdm(total=num_tokens, unit=" tokens", unit_scale=True, desc="evaluating", disable=not progress, leave=False)
+
+
+# ---------------------------------------------------------------- saved models and their evaluation.json
+
+
+def evaluate_saved(
+    name: str | Path, documents: Sequence[str], *, text: str, save: bool = False, device: str = "cpu", progress=False
+) -> dict:
+    """Scores a saved model: the result of `evaluate`, with what it was measured on and how long that took.
+
+    text: the name that the documents go by.  save: keep the result in the model's evaluation.json, in place of an
+    earlier one for the same documents.
+    """
+    weights = _fingerprint_of_weights(name)
+    model, tok, _ = load_model(name, device=device)
+    started = time.perf_counter()
+    scores = evaluate(model, tok, documents, progress=progress)
+    result = {
+        "text": text,
+        "fingerprint": documents_fingerprint(documents),
+        **scores,
+        "seconds": round(time.perf_counter() - started, 2),
+        "weights": weights,
+    }
+    if save:
+        kept = [r for r in read_results(name) if r["fingerprint"] != result["fingerprint"]]
+        write_json(model_folder(name) / "evaluation.json", {"protocol": PROTOCOL, "results": [*kept, result]})
+    return result
+
+
+def read_results(name: str | Path) -> list[dict]:
+    """The results in a model's evaluation.json, in the order in which they were saved; [] if there is no such file.
+
+    What another protocol measured, or other weights than the folder now holds, is left out with a warning.
+    """
+    path = model_folder(name) / "evaluation.json"
+    if not path.is_file():
+        return []
+    content = read_json(path)
+    if content.get("protocol") != PROTOCOL:
+        other = content.get("protocol")
+        warnings.warn(f"{shown(path)} is left out: measured by protocol {other}, not {PROTOCOL}", stacklevel=2)
+        return []
+    weights = _fingerprint_of_weights(name)
+    valid = [result for result in content["results"] if result["weights"] == weights]
+    if len(valid) < len(content["results"]):
+        warnings.warn(f"{shown(path)}: results for other weights than model.safetensors are left out", stacklevel=2)
+    return valid
+
+
+def results_of(
+    names: Sequence[str | Path], text: str = "auto", *, max_documents: int = 500, progress: bool = False
+) -> dict[str, dict]:
+    """A result for each saved model, by its folder's name. What evaluation.json holds is not computed again.
+
+    text: "auto" takes each model's first saved result; a model without one is scored on the validation text of its own
+    training. Otherwise a path or a name as in `text_documents`, the same for all models. New results are saved.
+    """
+    chosen = None if text == "auto" else text_documents(text, max_documents)
+    results = {}
+    for name in names:
+        saved = read_results(name)
+        if chosen is None and saved:
+            result = saved[0]
+        else:
+            label, documents = chosen or _own_validation(name, max_documents)
+            fingerprint = documents_fingerprint(documents)
+            result = next((r for r in saved if r["fingerprint"] == fingerprint), None)
+            result = result or evaluate_saved(name, documents, text=label, save=True, progress=progress)
+        results[model_folder(name).name] = result
+    return results
+
+
+def text_documents(text: str, max_documents: int) -> tuple[str, list[str]]:
+    """Name and first documents of a text: of a file or folder from its start, of "storyworld" or "tinystories" those
+    of the validation split."""
+    from lab.data import open_source, validation_documents
+
+    if max_documents < 1:
+        raise ValueError(f"documents={max_documents} must be at least 1")
+    source = open_source(text, valid_dataset=text)
+    return source.name, validation_documents(source, max_documents)
+
+
+def _own_validation(name: str | Path, max_documents: int) -> tuple[str, list[str]]:
+    """Name and documents of the validation split that a saved model was trained beside."""
+    from lab.data import open_source, validation_documents
+
+    path = model_folder(name) / "train_config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{shown(path)} is missing, so the model's own text is not known: pass text=PATH")
+    config = read_json(path)
+    limit = {"limit_bytes": config["dataset_limit"]} if "dataset_limit" in config else {}
+    source = open_source(config["dataset"], valid_dataset=config.get("valid_dataset", ""), **limit)
+    return f"{source.name}, validation", validation_documents(source, max_documents)
+
+
+def documents_fingerprint(documents: Iterable[str]) -> str:
+    """16 hexadecimal digits that stand for these documents in this order."""
+    from tokenizer import text_fingerprint
+
+    return text_fingerprint(map(_strip, documents))[:16]
+
+
+def _fingerprint_of_weights(name: str | Path) -> str | None:
+    path = model_folder(name) / "model.safetensors"
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
+
+
+# ---------------------------------------------------------------- terminal
+
+
+def markdown(rows: list[dict[str, str]]) -> str:
+    """A table in Markdown, its columns aligned: the first to the left, the others to the right."""
+    names = list(rows[0])
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in names}
+    cells = [{name: name for name in names}, *rows]
+    lines = ["| " + " | ".join(c[n].rjust(widths[n]) if n != names[0] else c[n].ljust(widths[n]) for n in names) + " |"
+             for c in cells]  # fmt: skip
+    rule = "|" + "|".join("-" * (widths[n] + 1) + (":" if n != names[0] else "-") for n in names) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _row(name: str, result: dict) -> dict[str, str]:
+    from lab.plots import read_run
+
+    return {
+        "model": name,
+        "bits/byte": f"{result['bits_per_byte']:.4f}",
+        "nats/token": f"{result['nats_per_token']:.4f}",
+        "perplexity": f"{result['perplexity']:.2f}",
+        **{f"top-{k}": f"{result[f'top{k}']:.1%}" for k in TOP},
+        "unknown": f"{result['unknown_tokens']:,}",
+        "seconds": f"{result['seconds']:.1f}",
+        "trained on": read_run(name).text or "not recorded",
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """`python -m lab.evaluation NAME ... --text PATH`: scores saved models on one text."""
+    import tyro
+
+    def command(
+        names: tyro.conf.Positional[list[str]], text: str, documents: int = 500, save: bool = False, device: str = "cpu"
+    ) -> None:
+        """Bits per byte, perplexity and top-k accuracy of saved models on one text.
+
+        Args:
+            names: folders of trained_models/, or paths to such folders
+            text: a .txt, .jsonl or .parquet file, a folder of those, or "storyworld"
+            documents: how many documents from its start to score
+            save: keep the results in each model's evaluation.json
+            device: where to compute: cpu, cuda or mps
+        """
+        if not names:
+            raise ValueError(f"names: none given; there are: {', '.join(list_models()) or 'none yet'}")
+        label, texts = text_documents(text, documents)
+        print(f"{label}: the first {len(texts):,} documents, fingerprint {documents_fingerprint(texts)}")
+        results = {n: evaluate_saved(n, texts, text=label, save=save, device=device, progress=True) for n in names}
+        print(markdown([_row(name, result) for name, result in results.items()]))
+        print("Nats, perplexity and top-k are per token: compare them under the same tokenizer only.")
+
+    try:
+        tyro.cli(command, args=arguments, prog="python -m lab.evaluation")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

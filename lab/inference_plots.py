@@ -60,8 +60,8 @@ def plot_survivors(logits: Tensor, tok: Tokenizer, choices: dict[str, Choice], k
     for ax, (name, choice) in zip(axes.flat, choices.items(), strict=False):
         after = choice.probabilities(logits)
         kept = after > 0
-        ax.bar(places, before, width=0.8, color=BEFORE, label="model")
-        ax.bar(places, after[ids], width=0.45, color=AFTER, label="sampled from")
+        ax.bar(places, before.tolist(), width=0.8, color=BEFORE, label="model")
+        ax.bar(places, after[ids].tolist(), width=0.45, color=AFTER, label="sampled from")
         title = f"{name}: {int(kept.sum())} of {len(plain)} tokens stay, {plain[kept].sum():.0%} of the probability"
         ax.set_title(title, loc="left", fontsize=9)
         ax.set_xticks(places, labels, rotation=60, ha="right", fontsize=8, parse_math=False)

@@ -41,8 +41,8 @@ def execute(notebook: nbformat.NotebookNode, folder: Path, *, cwd: Path | None =
     """Runs all cells in a fresh kernel and puts their outputs into `notebook`, which is normalised too.
 
     folder: where the notebook lies; the modules beside it can be imported whatever the working directory.
-    cwd: the kernel's working directory, by default `folder`, as in JupyterLab. env: variables set beside the present ones.
-    timeout: seconds that one cell may take. out: shows what is printed, as it comes.
+    cwd: the kernel's working directory, by default `folder`, as in JupyterLab. env: variables to set beside those of
+    this process. timeout: seconds that one cell may take. out: gets what is printed, as it comes.
     Raises CellExecutionError (source and traceback of the cell that failed; the outputs so far are in `notebook`),
     CellTimeoutError, DeadKernelError, Interrupted.
     """
@@ -183,7 +183,7 @@ def _as_text(data: Mapping[str, str]) -> str:
 
 
 def run(path: Path, *, in_place: bool = False, output_dir: Path | None = None) -> int:
-    """Runs one notebook, shows what it prints, saves it as asked. Returns the exit status: 0, 1 failed, 130 interrupted."""
+    """Runs one notebook, shows what it prints, saves it as asked. Returns the exit status: 0, 1 (failed), 130 (Ctrl-C)."""
     notebook = nbformat.read(path, as_version=4)
     started = time.monotonic()
     try:

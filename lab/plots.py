@@ -1,4 +1,4 @@
-"""Pictures and tables that compare saved models, from the files in their folders; no model is loaded.
+"""Pictures and tables that compare saved models, from what their folders record.
 
     plot_column_from_csv(["a", "b"], x="Tokens Seen", y="Bits Per Byte", log_x=True)      # curves from log_data.csv
     compare_table(["a", "b"])                                                   # sizes, costs and scores, a DataFrame
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
+    from lab.inference_plots import SideBySide
+
 PER_TOKEN = ("Train Loss", "Validation Loss", "Perplexity")  # columns that depend on how much text a token stands for
 LABELS = {
     "Step": "optimizer steps",
@@ -45,6 +47,7 @@ LABELS = {
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("solid", "dashed", "dashdot", "dotted")
 NOTE = "#9C1C1C"  # colour of what a reader must know before comparing
+LEADER = dict(arrowstyle="-", linewidth=0.7, alpha=0.6, shrinkA=0, shrinkB=0, relpos=(0, 0.5))  # label to curve
 MOST_END_LABELS = 8  # more curves than that get a legend
 STYLE = {
     "figure.dpi": 110,
@@ -78,7 +81,11 @@ class Run:
     @property
     def family(self) -> str:
         """The name without its seed: `small-seed2` is a run of `small`."""
-        return re.sub(r"-seed\d+$", "", self.name)
+        return _family(self.name)
+
+
+def _family(name: str) -> str:
+    return re.sub(r"-seed\d+$", "", name)
 
 
 def read_run(model: str | Path) -> Run:
@@ -335,8 +342,7 @@ def label_ends(ax: Axes, points: list[tuple[float, float]], texts: list[str], co
     for point, text, colour, height in zip(points, texts, colours, spread(wanted, gap=0.05 * lines)):
         ax.annotate(
             text, xy=point, xytext=(1.02, height), textcoords="axes fraction", va="center", color=colour, fontsize=9,
-            annotation_clip=False, parse_math=False,
-            arrowprops=dict(arrowstyle="-", color=colour, linewidth=0.7, alpha=0.6, shrinkA=0, shrinkB=0, relpos=(0, 0.5)),
+            annotation_clip=False, parse_math=False, arrowprops={**LEADER, "color": colour},
         )  # fmt: skip
 
 
@@ -421,3 +427,162 @@ def save_loss_curve(model: str | Path) -> Path:
     figure = loss_figure(log, title)
     write_atomic(path, lambda file: figure.savefig(file, format="png", dpi=120))
     return path
+
+
+# ---------------------------------------------------------------- tables
+
+
+def compare_table(models: Sequence[str | Path], text: str | None = None) -> DataFrame:
+    """What each model is, what it cost and how well it does: one row per model, NaN or "" where that isn't recorded.
+
+    Columns: parameters (tied ones once) = embedding (token and position tables and the head) + other; tokenizer;
+    trained on, tokens seen, epochs, seconds, tokens/s; bits per byte, perplexity (per token), top-1, and what these
+    were measured on.
+    text: name of the text to quote results for; None takes each model's first in evaluation.json. A model without one
+    is quoted by the validation at the end of its training, and the last column says so.
+    """
+    import pandas as pd
+
+    rows = {}
+    for model in models:
+        run = read_run(model)
+        record = _json_if_there(run.folder / "run.json")
+        parameters = record.get("parameters") or _count_parameters(run.folder)
+        tokens, seconds = record.get("tokens_seen"), record.get("seconds")
+        scores = _quoted_scores(run.folder, record, text)
+        rows[run.name] = {
+            "parameters": parameters["total"],
+            "embedding": parameters["embedding"],
+            "other": parameters["other"],
+            "tokenizer": run.tokenizer or "",
+            "trained on": run.text or "",
+            "tokens seen": tokens,
+            "epochs": record.get("epochs"),
+            "seconds": seconds,
+            "tokens/s": tokens / seconds if tokens and seconds else None,
+            "bits per byte": scores.get("bits_per_byte"),
+            "perplexity": scores.get("perplexity"),
+            "top-1": scores.get("top1"),
+            "measured on": scores.get("measured_on", ""),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _count_parameters(folder: Path) -> dict[str, int]:
+    from lab.runs import count_parameters
+    from lab.saving import load_model
+
+    return count_parameters(load_model(folder)[0])
+
+
+def _quoted_scores(folder: Path, record: dict, text: str | None) -> dict:
+    from lab.evaluation import read_results
+
+    results = [result for result in read_results(folder) if text in (None, result["text"])]
+    if results:
+        return {**results[0], "measured_on": f"{results[0]['text']}, {results[0]['documents']:,} documents"}
+    if text is None and "final" in record:
+        return {**record["final"], "measured_on": f"validation in training, {record['final']['documents']:,} documents"}
+    return {}
+
+
+FORMATS = {
+    "parameters": "{:,.0f}", "embedding": "{:,.0f}", "other": "{:,.0f}", "tokens seen": "{:,.0f}", "epochs": "{:.2f}",
+    "seconds": "{:,.0f}", "tokens/s": "{:,.0f}", "bits per byte": "{:.4f}", "perplexity": "{:.2f}", "top-1": "{:.1%}",
+    "mean": "{:.4f}", "lowest": "{:.4f}", "highest": "{:.4f}",
+}  # fmt: skip
+
+
+def show_table(table: DataFrame):
+    """`table` as a notebook shows it best: thousands separated, decimals as many as mean something."""
+    return table.style.format({column: FORMATS[column] for column in table if column in FORMATS}, na_rep="")
+
+
+def seed_spread(table: DataFrame) -> DataFrame:
+    """Bits per byte over the seeds of each model: number of seeds, mean, lowest and highest, the lowest mean first.
+
+    table: as `compare_table` gives it. A difference of means that is no larger than the spread is no ranking.
+    """
+    families = table.groupby([_family(name) for name in table.index])["bits per byte"]
+    spread_of_seeds = families.agg(seeds="count", mean="mean", lowest="min", highest="max")
+    return spread_of_seeds.sort_values("mean")
+
+
+# ---------------------------------------------------------------- pictures of results
+
+
+def plot_scores(results: dict[str, dict], score: str = "bits_per_byte", label: str = "bits per byte") -> Figure:
+    """A dot per run, a row per model, so that the spread of the seeds is seen beside the difference of the models.
+
+    results: model name -> result of `evaluate_saved`, as `results_of` gives them.
+    """
+    rows = sorted(_by_family(results, score).items(), key=lambda item: -_mean(item[1]))
+    figure, ax = _new_figure(8, 1.2 + 0.4 * len(rows))
+    for i, (_, values) in enumerate(rows):
+        mean = f"{'mean ' if len(values) > 1 else ''}{_mean(values):.4f}"
+        ax.plot(values, [i] * len(values), "o", color=PALETTE[0], alpha=0.6, markersize=7, markeredgewidth=0)
+        ax.plot([_mean(values)] * 2, [i - 0.28, i + 0.28], color="black", linewidth=1.4)
+        ax.annotate(mean, (max(values), i), xytext=(10, 0), textcoords="offset points", va="center", fontsize=9)
+    ax.set_yticks(range(len(rows)), [family for family, _ in rows], parse_math=False)
+    ax.set_ylim(-0.6, len(rows) - 0.4)
+    ax.margins(x=0.2)
+    ax.set_xlabel(f"{label}: a dot per seed, a bar at their mean")
+    _note_above(figure, _different_measurements(results))
+    return figure
+
+
+def plot_top_k(results: dict[str, dict], models: Sequence[str | Path] = ()) -> Figure:
+    """Share of tokens that are among the model's 1, 3, 5 and 10 likeliest: a row per model, a dot per k.
+
+    results: as in `plot_scores`; seeds are averaged.  models: the same models, to say in the picture if their
+    tokenizers differ.
+    """
+    runs = [read_run(model) for model in models]
+    tokenizers = {run.family: run.tokenizer for run in runs} if _differ(runs, "tokenizer_fingerprint") else {}
+    figure, ax = _new_figure(8.5, 1.2 + 0.5 * len(_by_family(results, "top1")))
+    for k, colour in zip((1, 3, 5, 10), ("#08306B", "#2171B5", "#4292C6", "#6BAED6")):
+        families = _by_family(results, f"top{k}")
+        values = [100 * _mean(families[family]) for family in reversed(families)]
+        ax.plot(values, range(len(values)), "o", color=colour, markersize=8)
+        for i, value in enumerate(values):
+            ax.annotate(f"{value:.1f}", (value, i), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
+        ax.annotate(f"top {k}", (values[-1], len(values) - 1), xytext=(0, 22), textcoords="offset points", ha="center",
+                    color=colour, weight="bold")  # fmt: skip
+    names = [f"{family} ({tokenizers[family]})" if family in tokenizers else family for family in reversed(families)]
+    ax.set_yticks(range(len(names)), names, parse_math=False)
+    ax.set_ylim(-0.5, len(names) + 0.1)
+    ax.set_xlabel("tokens of the text that are among the k likeliest (per cent), seeds averaged")
+    notes = ["Different tokenizers: a longer token is harder to guess, so compare rows of one tokenizer only."]
+    _note_above(figure, _different_measurements(results) + (notes if tokenizers else []))
+    return figure
+
+
+def _by_family(results: dict[str, dict], score: str) -> dict[str, list[float]]:
+    families: dict[str, list[float]] = {}
+    for name, result in results.items():
+        families.setdefault(_family(name), []).append(result[score])
+    return families
+
+
+def _note_above(figure: Figure, notes: list[str]) -> None:
+    figure.suptitle(_wrapped(notes), x=0.01, ha="left", fontsize=8.5, color=NOTE, parse_math=False)
+
+
+def _different_measurements(results: dict[str, dict]) -> list[str]:
+    texts = {r["fingerprint"]: f"{r['text']} ({r['documents']:,} documents)" for r in results.values()}
+    return [f"Measured on different text: {'; '.join(texts.values())}."] if len(texts) > 1 else []
+
+
+def samples(
+    models: Sequence[str | Path], prompt: str = "Once upon a time", *, max_new_tokens: int = 120, **settings
+) -> SideBySide:
+    """The same prompt continued by each model, in columns. settings: as for `generate` (temperature, seed, ...)."""
+    from inference import generate
+    from lab.inference_plots import SideBySide
+    from lab.saving import load_model
+
+    texts = {}
+    for name in models:
+        model, tok, _ = load_model(name)
+        texts[Path(name).name] = generate(model, tok, prompt, max_new_tokens=max_new_tokens, **settings)
+    return SideBySide(texts, columns=min(len(texts), 3))

@@ -300,10 +300,12 @@ class ColouredPieces:
 
 
 def _readable(piece: str, data: bytes) -> str:
-    """A piece as its text; an arrow for a newline; what has no glyph of its own as <0xE2> or <U+0000>."""
+    """A piece as its text; an arrow for a newline; parts of characters and what has no glyph as <0xE2> or <U+200D>."""
     if data == b"\n":
         return "\u21b5"
-    text = data.decode("utf-8", errors="replace")
-    if REPLACEMENT in text or not text:
+    if data in (b"", REPLACEMENT.encode()):
         return piece
+    text = data.decode("utf-8", errors="replace")
+    if REPLACEMENT in text or (not text.isprintable() and text.isascii()):
+        return "".join(f"<0x{byte:02X}>" for byte in data)
     return "".join(c if c.isprintable() else f"<U+{ord(c):04X}>" for c in text)

@@ -24,14 +24,16 @@ import functools
 import inspect
 import json
 import linecache
+import os
 import re
 import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from types import CodeType, FrameType, MethodType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -128,13 +130,13 @@ def _describe_tensor(tensor: torch.Tensor) -> TensorInfo:
 
 def _describe_container(value: tuple | list | dict, depth: int) -> Group:
     if isinstance(value, dict):
-        kind, pairs = "dict", [(str(key), item) for key, item in value.items()]
+        kind, pairs = "dict", ((str(key), item) for key, item in value.items())
     elif hasattr(value, "_fields"):  # a named tuple
-        kind, pairs = type(value).__name__, list(zip(value._fields, value, strict=True))
+        kind, pairs = type(value).__name__, zip(value._fields, value, strict=True)
     else:
-        kind, pairs = ("list" if isinstance(value, list) else "tuple"), [(None, item) for item in value]
-    items = tuple((key, describe(item, depth + 1)) for key, item in pairs[:MAX_ITEMS])
-    return Group(kind, items, len(pairs) - len(items))
+        kind, pairs = ("list" if isinstance(value, list) else "tuple"), ((None, item) for item in value)
+    items = tuple((key, describe(item, depth + 1)) for key, item in islice(pairs, MAX_ITEMS))
+    return Group(kind, items, len(value) - len(items))
 
 
 class Dims:
@@ -449,20 +451,23 @@ class LoggingModule(nn.Module):
     def _set_switch(self, switch: LogSwitch) -> None:
         """Store the switch, and put a starter before each method to log, so that a call of it begins a session."""
         for name in self._loggable():
-            self.__dict__.pop(name, None)
-            if switch.on(name):
+            if _is_starter(self.__dict__.get(name)):
+                del self.__dict__[name]
+            if switch.on(name) and name not in self.__dict__:  # what someone else has put there stays
                 self.__dict__[name] = _starter(self, name)
         self.__dict__.pop("_log", None)
         if switch.all or switch.single:
             self.__dict__["_log"] = switch
 
     def __getstate__(self) -> dict[str, Any]:
-        # Starters belong to this very object: a copy makes its own (see __setstate__). One that was stored under
-        # another name goes as the method it stands for.
-        state = {
-            name: value for name, value in self.__dict__.items() if not _is_starter(value) or name != value.__name__
-        }
-        return {name: value.__starts__ if _is_starter(value) else value for name, value in state.items()}
+        state = {}
+        for name, value in self.__dict__.items():
+            if not _is_starter(value):
+                state[name] = value
+            elif getattr(value.__starts__, "__self__", self) is not self or value.__name__ != name:
+                state[name] = value.__starts__  # a method that was stored while its logging was on
+            # Else it belongs to this very object: the copy makes its own.
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -477,14 +482,19 @@ def _starter(module: LoggingModule, name: str) -> Callable:
 
     @functools.wraps(getattr(type(module), name))
     def start(*args, **kwargs):
-        method = getattr(type(module), name)  # looked up now: the class may have been reloaded
+        method = _method(module, name)  # looked up now: the class may have been reloaded
         if torch.compiler.is_compiling() or getattr(_thread, "live", None):
-            return method(module, *args, **kwargs)
+            return method(*args, **kwargs)
         with _LiveSession():
-            return method(module, *args, **kwargs)
+            return method(*args, **kwargs)
 
-    start.__starts__ = MethodType(getattr(type(module), name), module)
+    start.__starts__ = _method(module, name)
     return start
+
+
+def _method(module: nn.Module, name: str) -> Callable:
+    """The method as the class has it, bound, whatever stands in its way on the module itself."""
+    return inspect.getattr_static(type(module), name).__get__(module, type(module))
 
 
 def _is_starter(value: Any) -> bool:
@@ -581,7 +591,7 @@ class Call:
         return "  ".join(argument.text(dims) for argument in given)
 
     def title(self) -> str:
-        """Where in the model: `layers.0.attn`, `layers.0.attn › MQA.project()`."""
+        """Where in the model: `layers.0.attn`, `layers.0.attn › project()`."""
         path = self.path or self.owner
         return path if self.is_module else f"{path} › {self.function}()" if self.owner else f"{self.function}()"
 
@@ -596,6 +606,8 @@ def trace(model: nn.Module, names: Any = None) -> Trace:
     print(tr) shows the tree; `tr.df()` and `tr.to_json()` give it as data. If the block raises, the exception carries
     a note saying in which module, at which line, with which shapes.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model={type(model).__name__}: trace watches an nn.Module, such as trace(GPT(cfg))")
     return Trace(model, names)
 
 
@@ -741,7 +753,7 @@ class Trace(_Session):
             pending.extend((child, depth + 1) for child in reversed(call.children))
 
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = str(Path(torch.__file__).parent) + os.sep
 _LETTERS = {
     "dim": "D",
     "num_q_heads": "H",

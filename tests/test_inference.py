@@ -123,6 +123,12 @@ def plainly(logits, temperature, top_k, top_p, min_p):
     return [weights[i] / sum(weights[j] for j in kept) if i in kept else 0.0 for i in range(len(logits))]
 
 
+def test_top_p_keeps_as_many_as_it_takes():
+    assert (Choice(1.0, top_p=0.901).probabilities(torch.zeros(400)) > 0).sum() == 361
+    likely_or_flat = torch.stack([torch.arange(400.0) * 10, torch.zeros(400)])  # one row of the batch needs more
+    assert (Choice(1.0, top_p=0.501).probabilities(likely_or_flat) > 0).sum(-1).tolist() == [1, 201]
+
+
 def test_top_k_keeps_tokens_that_tie_with_the_kth():
     found = Choice(temperature=1, top_k=2).probabilities(torch.tensor([1.0, 2.0, 1.0, 0.0]))
     assert (found > 0).tolist() == [True, True, True, False]
@@ -229,6 +235,18 @@ def test_a_row_that_ends_early_leaves_the_others_alone(tok):
             break
     alone = [generate(model, tok, p, temperature=1.5, seed=seed + i, max_new_tokens=150) for i, p in enumerate(PROMPTS)]
     assert texts[seed] == alone
+
+
+def test_ended_rows_are_left_out_when_the_cache_is_refilled(model, monkeypatch):
+    sizes, features = [], GPT.features
+    monkeypatch.setattr(
+        GPT, "features", lambda self, tokens, ctx=None: sizes.append(len(tokens)) or features(self, tokens, ctx)
+    )
+    turns = iter(range(1000))
+    monkeypatch.setattr(Choice, "pick", lambda self, logits, draws: [2 if next(turns) == 30 else 9 for _ in draws])
+    steps = list(new_tokens(model, [[1], [1], [1]], Choice(), [random.Random()] * 3, max_new_tokens=80, stop_id=2))
+    assert sizes == [3] * LIMIT + [2] * (80 - LIMIT)
+    assert [step.count(None) for step in steps] == [0] * 10 + [1] * 70
 
 
 def test_a_seed_repeats_and_no_random_state_is_touched(model, tok):
@@ -343,10 +361,15 @@ def test_eval_mode_meanwhile_and_the_earlier_mode_of_each_module_afterwards(tok)
     assert [module.training for module in model.modules()] == modes
 
 
-def test_no_gradients_and_no_inference_mode_outside(model, tok):
+def test_no_gradients_and_no_inference_mode_outside(model, tok, monkeypatch):
+    inside, features = [], GPT.features
+    monkeypatch.setattr(
+        GPT, "features", lambda *args: inside.append(torch.is_inference_mode_enabled()) or features(*args)
+    )
     stream = generate(model, tok, "Hi", stream=True)
     next(stream), next(stream)
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    assert inside and all(inside)
     assert model(torch.tensor([[1, 2]])).requires_grad
 
 

@@ -236,6 +236,29 @@ def test_unmarked_forward_is_logged_and_unmarked_helpers_are_not(capsys):
     assert printed(capsys) == ["▸ Plain.forward   x (2,)", "◂ (2,)"]
 
 
+def test_static_methods_and_foreign_instance_attributes(capsys):
+    class Module(LoggingModule):
+        def forward(self, x):
+            return self.double(x)
+
+        @staticmethod
+        @log_io
+        def double(x):
+            return 2 * x
+
+    module = Module()
+    module.enable_logging()
+    assert module.double(1) == 2
+    module(1)
+    assert "│ ▸ double   x=1" in printed(capsys)
+    module.disable_logging()
+    module.forward = lambda x: "theirs"
+    module.enable_logging()
+    assert module(1) == "theirs"
+    module.disable_logging()
+    assert module(1) == "theirs"
+
+
 def test_direct_calls_and_captured_methods(x, capsys):
     module = Attention()
     module.enable_logging()
@@ -383,7 +406,7 @@ def test_copies_while_logging_is_on(make, x, capsys):
     block = Block()
     block.enable_logging(recursive=True)
     block.disable_function_logging("forward")
-    block.attn.held = block.attn.project  # stored while on: it must not hold the copy to the original
+    block.attn.held = block.attn.project  # stored while on: it must not tie the copy to the original
     other = make(block)
     expected = block(x, "held")
     capsys.readouterr()
@@ -529,6 +552,8 @@ def test_trace_data():
 
 
 def test_trace_of_nothing_says_so():
+    with pytest.raises(TypeError, match=r"nn\.Module"):
+        trace(len)
     with trace(Net(1)) as tr:
         pass
     assert "nothing recorded" in str(tr)

@@ -83,8 +83,8 @@ def test_imports_stay_light(statement, unwanted):
 
 def test_core_never_imports_what_stands_on_it():
     """config <- model <- train and inference; nothing but tests imports the benchmarks."""
-    above = {"config": {"model", "blocks", "train", "inference", "tools", "lab"}, "tokenizer": {"model", "train", "inference"},
-             "model": {"train", "inference", "tools"}}
+    above = {"config": {"model", "train", "inference", "tools", "lab"}, "tokenizer": {"model", "train", "inference"},
+             "model": {"train", "inference"}}
     for name, unwanted in above.items():
         assert not unwanted & {module for module, _ in imported_modules(ROOT / f"{name}.py")}, name
     for path in python_files(tests=False):
@@ -127,11 +127,12 @@ def _requirements_of(requirement: Requirement) -> list[Requirement]:
     except importlib.metadata.PackageNotFoundError:  # an optional one that this system does not need
         return []
     wanted = [Requirement(text) for text in listed]
-    return [r for r in wanted if not r.marker or any(r.marker.evaluate({"extra": e}) for e in ("", *requirement.extras))]
+    extras = ("", *requirement.extras)
+    return [one for one in wanted if not one.marker or any(one.marker.evaluate({"extra": extra}) for extra in extras)]
 
 
 def offered_modules(path: Path) -> set[str]:
-    """What a file imports under `except ImportError`: used where it is there, asked for with a clear message elsewhere."""
+    """What a file imports under `except ImportError`: used where it is there, else asked for with a clear message."""
     tries = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Try)
              and any(handler.type and "ImportError" in ast.unparse(handler.type) for handler in node.handlers)]
     return {name for node in tries for statement in node.body for name, _ in imports_in(statement)}
@@ -182,8 +183,9 @@ def test_no_pickle():
 
 
 def _unpickles(node: ast.AST) -> bool:
-    return (isinstance(node, ast.Attribute) and ast.unparse(node) in ("torch.load", "torch.save", "pd.read_pickle")
-            or isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False")
+    if isinstance(node, ast.Attribute):
+        return ast.unparse(node) in ("torch.load", "torch.save", "pd.read_pickle")
+    return isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False"
 
 
 def test_model_is_one_readable_chapter():
@@ -221,8 +223,9 @@ def test_commands_of_the_readme_exist():
     named = set(re.findall(r"(?m)(?:^|`|\$ )make ([a-z]+)", readme()))
     assert {"train", "test"} <= named <= targets
     scripts = set(re.findall(r"python3? ([\w/]+\.py)", readme()))
-    modules = {name.replace(".", "/") + ".py" for name in re.findall(r"python3? -m ((?:lab|benchmarks)[\w.]*)", readme())}
-    assert not [name for name in scripts | modules if not (ROOT / name).exists()]
+    modules = set(re.findall(r"python3? -m ((?:lab|benchmarks)[\w.]*)", readme()))
+    named = scripts | {name.replace(".", "/") + ".py" for name in modules}
+    assert not [name for name in named if not (ROOT / name).exists()]
 
 
 def test_links_of_the_readme_lead_somewhere():
@@ -260,10 +263,10 @@ def test_notebook_opens_with_what_to_expect(name):
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook_cells_are_short_and_define_nothing(name):
     for cell in cells_of(name, "code"):
-        assert len(cell["source"].splitlines()) <= 15, cell["source"]
-        assert cell["source"].strip(), "an empty cell"
+        example = WORKED_EXAMPLE in cell["metadata"].get("tags", [])
+        assert 1 <= len(cell["source"].splitlines()) <= (30 if example else 15), cell["source"]
         assert not re.search(r"\bsys\.path\b", cell["source"]), cell["source"]
-        if WORKED_EXAMPLE not in cell["metadata"].get("tags", []):
+        if not example:
             defined = [node for node in python_of(cell).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
             assert not defined, cell["source"]
 

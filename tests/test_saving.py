@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
 import pickle
@@ -178,7 +179,7 @@ def same(a, b) -> bool:
     return repr(a) == repr(b)  # tells -0.0 from 0.0, and finds NaN equal to NaN
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(nested=st.dictionaries(KEYS, NESTED, max_size=4))
 def test_nested_tensors_come_back_bit_for_bit(nested):
     with tempfile.TemporaryDirectory() as folder:
@@ -244,7 +245,7 @@ def test_load_tensors_refuses_another_kind_of_file(saved):
         load_tensors(saved / "model.safetensors")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_a_damaged_file_never_ends_in_anything_but_a_clear_error(data):
     with tempfile.TemporaryDirectory() as folder:
@@ -462,7 +463,7 @@ class FullDisk:
         self.name = name
 
     def __call__(self, path, mode):
-        file = open(path, mode)
+        file = open(path, mode)  # noqa: SIM115
         return HalfFile(file) if self.name in path.name else file
 
 
@@ -576,30 +577,36 @@ def check(folder):
     return values.pop()
 
 def kill_while_saving(first, folder_of):
+    done, report = os.pipe()
     child = os.fork()
     if child == 0:
         number = first
         while True:
             save(number, folder_of(number))
+            os.write(report, b".")
             number += 1
-    time.sleep(random.uniform(0.0, 0.12))
+    os.read(done, 1)  # after one whole save, kill at any moment of the next two
+    time.sleep(random.uniform(0, 2 * seconds_of_a_save))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 
 random.seed(0)
 again, last, torn = shelf / "again", 0, 0
 save(0, again)
+start = time.perf_counter()
+save(0, again)
+seconds_of_a_save = time.perf_counter() - start
 for _ in range(15):  # the same folder over and over
     kill_while_saving(last + 1, lambda number: again)
     torn += any(p.name.endswith(".tmp") for p in again.iterdir())
     number = check(again)
-    assert number >= last, f"weights {number} are older than {last}"
+    assert number > last, f"the weights {number} are no newer than {last}"
     last = int(number)
 save(last + 1, again)
 assert check(again) == last + 1
 assert not [p for p in again.iterdir() if p.name.endswith(".tmp")]
 
-for _ in range(10):  # a new folder each time
+for _ in range(6):  # a new folder each time
     known = set(list_models(shelf))
     kill_while_saving(len(known), lambda number: shelf / f"new{number}")
     torn += any(p.name.endswith(".tmp") for p in shelf.iterdir())
@@ -607,7 +614,7 @@ for _ in range(10):  # a new folder each time
         check(shelf / name)
     visible = {p.name for p in shelf.iterdir() if not p.name.startswith(".")}
     assert visible == set(list_models(shelf)), "a half-written folder can be seen"
-print(last, "saves,", torn, "kills in the middle of one")
+print(torn)  # kills that came in the middle of a save
 """
 
 
@@ -616,8 +623,7 @@ def test_a_killed_save_leaves_the_old_model_or_the_new(tmp_path):
     command = [sys.executable, "-c", KILLS, str(files.ROOT), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    saves, torn = (int(word) for word in done.stdout.split() if word.isdigit())
-    assert saves > 15 and torn > 0, f"no kill came while a save was going on: {done.stdout}"
+    assert int(done.stdout) > 0, "no kill came while a save was going on"
 
 
 def test_the_next_save_removes_what_a_killed_one_left(saved, shelf):
@@ -712,8 +718,8 @@ def test_a_pickle_is_refused_and_never_opened(saved, tmp_path, write, file):
     with pytest.raises(ValueError, match="pickle can run code"):
         load_model("tiny")
     assert not sprung.exists()
-    is_torch_file = (saved / file).read_bytes().startswith(b"PK")
-    torch.load(saved / file, weights_only=False) if is_torch_file else pickle.loads((saved / file).read_bytes())
+    content = (saved / file).read_bytes()
+    torch.load(io.BytesIO(content), weights_only=False) if content.startswith(b"PK") else pickle.loads(content)
     assert sprung.exists()  # so the trap was a real one
 
 

@@ -491,6 +491,7 @@ def test_display_in_a_notebook_and_as_text(tokenizers_by_name):
     assert bundle["text/plain"].startswith("Tim|\u2581|<0x26>|") and "|\\n|" in bundle["text/plain"]
     assert "tokens" in bundle["text/plain"]
     assert str(shown) == bundle["text/plain"], "no colours where the output is not a terminal"
+    assert "&lt;0x00&gt;" in bundle["text/html"] and "\u21b5</span><br>" in bundle["text/html"]
     assert tok.display("").summary == "bpe_2048: 0 tokens, 0 bytes"
 
 

@@ -8,7 +8,7 @@
 from collections.abc import Iterator
 from itertools import count as count_up
 
-from .plots import make_story
+from .goals import make_story
 from .telling import Teller, tell_story
 from .world import Dice
 
@@ -19,7 +19,7 @@ def story(index: int, seed: int | str = 0) -> str:
     """The story with this number under this seed: paragraphs separated by one newline, no blank lines."""
     dice = Dice(f"storyworld/{VERSION}/{seed}/{index}")
     plot = make_story(dice)
-    return tell_story(plot.world.events, Teller(dice, plot.hero, plot.friend, plot.world.owner))
+    return tell_story(plot.world.events, Teller(plot, dice))
 
 
 def generate_stories(count: int | None = None, seed: int | str = 0) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """The goals and problems a story can be about. Each sets the problem up, lets the characters solve it, and leaves a lesson."""
 
 from . import words
+from .grammar import article
 from .plots import Story
-from .world import REMEDIES, Character, Dice, Place
+from .world import REMEDIES, Character, Dice
 
 
 def lost(s: Story) -> None:
@@ -92,14 +93,11 @@ def kindness(s: Story) -> None:
 def truth(s: Story) -> None:
     """The hero breaks something, and has to choose between a lie and the truth."""
     owner = s.relative()
-    vase, toy = s.own(owner, s.thing("breakable")), s.own(s.hero, s.thing("toy", nouns=words.INDOOR_BREAKERS))
-    s.put(vase, s.home)
-    del s.world.holder[vase]
+    vase, toy = s.own(owner, s.thing("breakable"), at=s.home), s.own(s.hero, s.thing("toy", nouns=words.INDOOR_BREAKERS))
     s.open(0.35)
     s.do("admire", owner, thing=vase)
     s.scene()
     s.do("break", thing=vase, tool=toy)
-    s.maybe(0.5, "feel", owner, note="sad", because=s.world.events[-1], thing=vase) if s.dice.chance(0.0) else None
     if s.dice.chance(0.55):
         s.do("hide", thing=vase)
         s.do("who", owner, other=s.hero, thing=vase)
@@ -199,7 +197,7 @@ def make(s: Story) -> None:
     parts, verb = words.MAKEABLES[noun]
     parts = s.dice.sample(parts, 2)
     s.do("occasion", note=s.dice.pick(words.OCCASIONS))
-    s.do("plan", other=s.friend, note=f"{verb} {s.article(noun)}")
+    s.do("plan", other=s.friend, note=f"{verb} {article(noun)}")
     s.do("invite", other=third, note=noun)
     s.do("decline", third, other=s.hero, note=third.trait)
     s.scene()
@@ -280,14 +278,14 @@ def learn(s: Story) -> None:
 
 def lost_baby(s: Story) -> None:
     """A baby animal has lost its mother."""
-    s.open(0.4)
+    s.open(0.0)
     kind = s.dice.pick([k for k in words.YOUNG if k not in s.taken and words.YOUNG[k] not in s.taken])
     s.taken[kind] = s.taken[words.YOUNG[kind]] = True
     young = words.YOUNG[kind]
     place = s.place()
     baby = s.put(Character(f"the {young}", young, "it", "", "", "baby"), place)
     home = s.place()
-    mother = s.put(Character(f"the mother {kind}", kind, "she", "", "", "baby"), home)
+    mother = s.put(Character(f"the mother {kind}", kind, "she", "", "", "mother"), home)
     s.scene()
     s.reach(place)
     s.do("hear_cry", place=place, note=words.CRIES[kind])
@@ -298,12 +296,12 @@ def lost_baby(s: Story) -> None:
     s.scene()
     wrong = s.place()
     if s.dice.chance(0.7):
-        s.lead(baby, wrong)
+        s.do("go", other=baby, note="lead", place=wrong)
         s.do("wrong_home", baby, place=wrong)
     s.do("know_home", place=home)
     if s.dice.chance(0.4):
         s.do("carry", other=baby)
-    s.lead(baby, home)
+    s.do("go", other=baby, note="lead", place=home)
     s.do("reunite", baby, other=mother, place=home)
     s.do("mother_thanks", mother, other=s.hero)
     s.lesson = "small"
@@ -377,7 +375,6 @@ def race(s: Story) -> None:
     s.do("pause", rival, place=half, note=s.dice.pick(words.PAUSES))
     s.do("plod", place=half)
     if s.dice.chance(0.4):
-        s.do("go", place=half)
         s.do("hurt", rival, other=s.hero, place=half)
         s.do("stop_help", other=rival)
         s.do("go", place=goal, other=rival, note="together")
@@ -426,8 +423,7 @@ def honest(s: Story) -> None:
     s.open(0.35)
     place, far = s.place(), s.place()
     owner = s.elder(far) if s.dice.chance(0.6) else s.stranger(far)
-    s.world.owner[prize] = owner
-    s.put(prize, place)
+    s.own(owner, prize, at=place)
     s.scene()
     s.reach(place)
     s.do("discover", thing=prize, place=place)

@@ -95,10 +95,12 @@ class Story:
         self.world.where[entity] = self.world.start["where"][entity] = place
         return entity
 
-    def own(self, who: Character, thing: Thing) -> Thing:
-        """The thing belonged to somebody, who carries it, from the beginning."""
-        for table in (self.world.owner, self.world.holder, self.world.start["owner"], self.world.start["holder"]):
-            table[thing] = who
+    def own(self, who: Character, thing: Thing, at: Place | None = None) -> Thing:
+        """The thing belonged to somebody from the beginning, who carries it, or keeps it at a place."""
+        self.world.owner[thing] = self.world.start["owner"][thing] = who
+        if at:
+            return self.put(thing, at)
+        self.world.holder[thing] = self.world.start["holder"][thing] = who
         return thing
 
     def trouble(self, thing: Thing, trouble: str) -> None:
@@ -313,13 +315,6 @@ class Story:
             self.ask_around(key, where)
         else:
             self.do("know_where", thing=key, place=where)
-
-    def lead(self, baby: Character, place: Place) -> None:
-        """Hero and baby go to a place, and the friend with them."""
-        self.do("lead", other=baby, place=place)
-        for who in (self.hero, baby, self.company()):
-            if who:
-                self.world.where[who] = place
 
     def recover(self, thing: Thing, place: Place) -> None:
         """Go to where the thing is and get it back, whatever it is stuck in."""

@@ -16,31 +16,13 @@ A first mention introduces: "her friend Omar", "a red kite". Inside quotation ma
 
 import re
 
+from .grammar import article, ing, past
 from .phrases import CAUSES, PHRASES
-from .words import IRREGULAR
-from .world import PRONOUNS, Character, Dice, Event, Place, Thing, World
+from .plots import Story
+from .world import PRONOUNS, Character, Dice, Event, Place, Thing
 
 _TOKEN = re.compile(r"[\[\]|]|\{[^}]*\}|\"|[^\[\]|{}\"]+")
 _SENTENCE_START = re.compile(r'(^"?|[.!?] "?|\." |, "|: ")([a-z])')
-
-
-def article(phrase: str) -> str:
-    """The phrase with "a" or "an" before it; sound decides, and in this vocabulary the first letter tells the sound."""
-    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
-
-
-def ing(verb: str) -> str:
-    """"roll" -> "rolling", "play with" -> "playing with"."""
-    head, _, tail = verb.partition(" ")
-    form = IRREGULAR[head][1] if head in IRREGULAR else (head[:-1] if head.endswith("e") else head) + "ing"
-    return f"{form} {tail}".strip()
-
-
-def past(verb: str) -> str:
-    """"roll" -> "rolled", "play with" -> "played with"."""
-    head, _, tail = verb.partition(" ")
-    form = IRREGULAR[head][0] if head in IRREGULAR else head + ("d" if head.endswith("e") else "ed")
-    return f"{form} {tail}".strip()
 
 
 def compile_template(text: str):
@@ -87,9 +69,10 @@ CAUSE_TEMPLATES = compile_table(CAUSES)
 class Teller:
     """Tells the events of one story. It remembers who and what has been mentioned, and when."""
 
-    def __init__(self, dice: Dice, hero: Character, friend: Character | None, owner: dict):
-        self.dice, self.hero, self.friend = dice, hero, friend
-        self.owner = owner  # Thing -> Character, at the start of the story
+    def __init__(self, story: Story, dice: Dice):
+        self.dice, self.hero, self.friend = dice, story.hero, story.friend
+        self.words = {"home": story.home_words, "day": story.day}
+        self.owner = dict(story.world.start["owner"])  # Thing -> Character, kept up with the events
         self.known = {}  # id of what was mentioned -> True
         self.used = {}  # (key, index of a template) -> True, so that no wording comes twice
         self.previous, self.current = {}, {}  # characters named in the previous and in the present sentence group
@@ -102,6 +85,8 @@ class Teller:
         key = f"{event.kind}.{event.note}" if f"{event.kind}.{event.note}" in TEMPLATES else event.kind
         text = self._render(self._choose(key, TEMPLATES[key]), event)
         self.previous = self.current
+        if event.kind in ("present", "trade"):
+            self.owner[event.thing] = event.other if event.kind == "present" else event.actor
         return _SENTENCE_START.sub(lambda m: m.group(1) + m.group(2).upper(), text)
 
     def _choose(self, key, options):
@@ -126,7 +111,9 @@ class Teller:
 
     def _slot(self, event: Event, role: str, form: str, quoted: bool) -> str:
         if role == "n":
-            return event.note
+            return _NOTE_FORMS[form](event.note)
+        if role.lower() in self.words:
+            return self.words[role.lower()]
         if role == "why":
             return self._render(self.dice.pick(CAUSE_TEMPLATES[event.because.kind]), event.because)
         entity = self._entity(event, role.lower())
@@ -174,8 +161,10 @@ class Teller:
             return who.name
         if who.role == "elder":
             return f"{who.name} the {who.species}"
-        if who.role in ("baby", "stranger") and who.pronoun == "it":
-            return article(who.name.removeprefix("the "))
+        if who.role == "baby":
+            return article(who.species)
+        if who.role in ("family", "mother"):
+            return who.name
         if who is self.friend:
             return f"{PRONOUNS[self.hero.pronoun][2]} friend {who.name}" if self.hero.id in self.current else f"{self.hero.name}'s friend {who.name}"
         return f"{article(who.species)} named {who.name}"
@@ -188,9 +177,9 @@ class Teller:
             return _THING_WORDS[form][plural]
         if form in ("use", "using", "used"):
             return {"use": str, "using": ing, "used": past}[form](thing.use)
-        short = full if self.dice.chance(0.55) else thing.noun
         if form == "noun":
             return thing.noun
+        short = full if self.dice.chance(0.55) else thing.noun
         first = thing.id not in self.known
         self.known[thing.id] = True
         if form == "a" or (first and not form and not quoted and thing not in self.owner):
@@ -205,12 +194,10 @@ class Teller:
         return f"{owner.name}'s {full}" if first and owner.id in self.known else f"the {full if first else short}"
 
     def _place(self, place: Place, form: str) -> str:
-        if form == "noun":
-            return place.noun
         first = place.id not in self.known
         self.known[place.id] = True
         name = f"the {place.adjective} {place.noun}" if first or self.dice.chance(0.3) else f"the {place.noun}"
-        return f"{place.preposition} {name}" if form == "in" else f"{form} {name}".strip()
+        return {"in": f"{place.preposition} {name}", "to": f"to {name}", "from": f"from {name}"}.get(form, name)
 
 
 # Words that agree with a thing: singular, plural.
@@ -221,6 +208,10 @@ _THING_WORDS = {
 }
 
 
+_NOTE_FORMS = {"": str, "cap": lambda note: note[0].upper() + note[1:], "low": lambda note: note[0].lower() + note[1:],
+               "be": lambda note: "was" if note.startswith(("a ", "an ")) else "were"}
+
+
 def tell_story(events: list[Event], teller: Teller) -> str:
     """The whole story: paragraphs separated by one newline."""
     paragraphs: list[list[str]] = [[]]
@@ -229,6 +220,3 @@ def tell_story(events: list[Event], teller: Teller) -> str:
             paragraphs.append([])
         paragraphs[-1].append(teller.tell(event))
     return "\n".join(" ".join(sentences) for sentences in paragraphs)
-
-
-__all__ = ["Teller", "World", "article", "ing", "past", "tell_story"]

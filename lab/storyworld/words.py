@@ -174,7 +174,7 @@ LOOKS = {
     "tin": "shiny rusty tin bright noisy old", "glass": "shiny tiny clear bright round pretty", "rope": "long new strong striped",
     "leather": "sturdy new old muddy fine shiny", "gold": "shiny tiny precious pretty golden old", "light": "soft long fluffy fine",
     "shell": "smooth pretty tiny shiny curly", "stone": "smooth round flat shiny spotted", "clay": "pretty old painted fine round",
-    "tool": "old big good sturdy small new useful", "food": "sweet big fresh warm tasty soft round little",
+    "tool": "old big good sturdy small new strong", "food": "sweet big fresh warm tasty soft round little",
 }
 
 # Tools. noun: (what it is good for, who lends such a thing)
@@ -325,4 +325,16 @@ PRESENT_REASONS = {
     "moving": "{b} was going to move far away", "thanks": "{b} had always been so good to {a}",
 }
 
-THINGS = {"toy": TOYS, "clothes": CLOTHES, "treasure": TREASURES, "tool": TOOLS, "food": FOODS, "breakable": BREAKABLES}
+# What one plays with indoors, though one should not.
+INDOOR_BREAKERS = ("ball", "hoop", "scooter", "paper plane", "toy robot", "jump rope", "wagon", "tricycle", "toy truck", "balloon", "yo-yo")
+
+# How the boaster loses a race.
+PAUSES = ("lay down in the shade for a nap", "stopped to eat berries", "told some children about being so fast", "combed every hair at a puddle",
+          "chased a butterfly", "sat down to watch the clouds", "showed off in front of the ducks", "took a long drink and a longer rest")
+
+SHELTERS = {"umbrella": ("hold", "cloth"), "tent": ("share", "cloth"), "blanket": ("share", "cloth"), "tarp": ("share", "cloth"),
+            "cardboard box": ("share", "paper"), "straw mat": ("share", "wood"), "sheet": ("share", "cloth")}
+BOXES = {"box": ("", "wood"), "chest": ("", "wood"), "trunk": ("", "wood"), "case": ("", "leather"), "cupboard": ("", "wood")}
+
+THINGS = {"toy": TOYS, "clothes": CLOTHES, "treasure": TREASURES, "tool": TOOLS, "food": FOODS, "breakable": BREAKABLES, "shelter": SHELTERS,
+          "box": BOXES, "key": {"key": ("open", "tin")}}

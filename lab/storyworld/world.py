@@ -141,9 +141,13 @@ def _same_place(world: World, event: Event, *entities) -> None:
     require(all(world.place_of(e) is here for e in entities), event, "all must be at the same place")
 
 
-def _go(world, e):
+def _go_alone(world, e):
     require(world.where[e.actor] is not e.place, e, "the actor is already there")
     world.where[e.actor] = e.place
+
+
+def _go(world, e):
+    _go_alone(world, e)
     if e.other:
         world.where[e.other] = e.place
 
@@ -248,7 +252,9 @@ def _light(world, e):
 
 
 EFFECTS = {
-    "go": _go, "return": _go, "take": _take, "leave": _leave, "mishap": _mishap, "steal": _steal, "give": _give, "lend": _give, "give_back": _give,
+    "go": _go, "return": _go, "appear": _go, "ahead": _go_alone, "plod": _go_alone,
+    "take": _take, "leave": _leave, "mishap": _mishap, "steal": _steal, "give": _give, "lend": _give, "give_back": _give, "fetch": _give,
+    "deliver": _give,
     "present": _present, "trade": _trade, "eat": _eat, "share_food": _eat, "break": _break, "mend": _mend, "free": _free, "tell": _tell,
     "see": _see, "find": _see, "need": _need, "rest": _rest, "light": _light,
 }
