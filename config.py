@@ -117,7 +117,7 @@ class ModelConfig(Config):
         if self.mlp_hidden is None or isinstance(self.mlp_hidden, Derived):
             object.__setattr__(self, "mlp_hidden", Derived(self.mlp_hidden_mult * self.dim))
         if self.mlp_hidden < 1:
-            raise ValueError(f"mlp_hidden={self.mlp_hidden} must be at least 1: raise mlp_hidden_mult or set mlp_hidden")
+            raise ValueError(f"mlp_hidden={self.mlp_hidden} must be at least 1: raise mlp_hidden_mult, or set it")
         if not 0 <= self.dropout_rate < 1:
             raise ValueError(f"dropout_rate={self.dropout_rate} must be in [0, 1): it is the share that is dropped")
         if self.norm_eps <= 0 or self.rope_theta <= 0:
@@ -155,7 +155,7 @@ class TrainConfig(Config):
     dataset: str = "auto"  # "auto", "tinystories", "storyworld", or a path to .txt, .jsonl, .parquet or a folder
     valid_dataset: str = ""  # text to validate on; "": the dataset's own split, else 2 % of it held out
     dataset_limit: int = 50_000_000  # bytes streamed from a hub at most, so that nobody downloads gigabytes unasked
-    tokenizer: str = "auto"  # "auto": the shipped one of vocab_size; or "byte", "characters", a path, a Hugging Face name
+    tokenizer: str = "auto"  # "auto": the shipped one of vocab_size; else "byte", "characters", a path, a hub name
     init_from: str = ""  # a saved model whose weights to start from; "": random weights
     # how long
     batch_size: int = 8  # rows per forward pass; each is max_seq_len tokens

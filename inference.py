@@ -23,6 +23,7 @@ longer than max_seq_len is cut by the same rule, with a warning.
 
 import codecs
 import math
+import os
 import random
 import sys
 import time
@@ -73,8 +74,8 @@ def generate(
 
     Raises: TypeError, ValueError for a prompt or setting that can't be; FloatingPointError if the model's logits hold
     NaN or an infinity.
-    Source: top_k: Fan et al. 2018, arXiv 1805.04833, section 5.3; top_p: Holtzman et al. 2020, arXiv 1904.09751,
-    section 3.1; min_p: Nguyen et al. 2024, arXiv 2407.01082, section 3.
+    Source: top_k: Fan et al. 2018, arXiv 1805.04833; top_p: Holtzman et al. 2020, arXiv 1904.09751, section 3.1;
+    min_p: Nguyen et al. 2024, arXiv 2407.01082.
     """
     prompts = _check_prompts(prompt, stream)
     _check_tokenizer(model, tok)
@@ -415,6 +416,8 @@ def main() -> None:
         warnings.showwarning = lambda message, *_args, **_kwargs: print(f"note: {message}", file=sys.stderr)
         try:
             tyro.cli(write, config=(tyro.conf.PositionalRequiredArgs,))
+        except BrokenPipeError:  # the reader has seen enough, as `head` does; nothing is left to flush into
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except (ValueError, TypeError, OSError, FloatingPointError) as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:

@@ -214,7 +214,7 @@ def attend_in_chunks(q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> Tensor:
         rows = q[:, :, :, start:stop].reshape(B, G, -1, K)  # (B, G, H/G * C, K), with C = stop - start
         scores = rows @ k[:, :, :stop].transpose(-1, -2)  # (B, G, H/G * C, S), with S = stop
         mask = ctx.allowed(start, stop, stop)  # (C, S) or (B, 1, C, S)
-        mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -math.inf)  # adding is quicker than filling
+        mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -math.inf)  # adding beats filling
         scores = scores.view(B, G, H // G, stop - start, stop) + (mask if mask.ndim == 2 else mask[:, None])
         weights = scores.softmax(dim=-1).to(v.dtype).view(B, G, -1, stop)
         pieces.append((weights @ v[:, :, :stop]).view(B, G, H // G, stop - start, K))

@@ -9,6 +9,7 @@ Stop it at any time (Ctrl-C, or the notebook's stop button) and start it again w
 where it was, and on a CPU ends with the very bits that an undisturbed run would have had.
 """
 
+import contextlib
 import copy
 import ctypes
 import math
@@ -17,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,12 +194,12 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(next(kind for kind, there in have.items() if there))
     if not have[name.partition(":")[0]]:
-        raise ValueError(f"device={name!r} is not on this machine; there is {[k for k, there in have.items() if there]}")
+        raise ValueError(f"device={name!r} is not on this machine; it has {[k for k, there in have.items() if there]}")
     return torch.device(name)
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """ "auto" is bf16 where the processor multiplies it in hardware, else fp32 (never fp16, whose range is too small)."""
+    """ "auto" is bf16 where the processor multiplies it in hardware, else fp32; never fp16, whose range is small."""
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -240,53 +242,53 @@ def train(cfg: ModelConfig, tcfg: TrainConfig, *, root: Path | None = None, prog
     FloatingPointError when the loss stops being finite; what was trained until then is kept.
     """
     keep_memory()
-    job = _Job(cfg, tcfg, root or files.TRAINED_MODELS, progress or make_progress())
-    try:
+    job = _Job(cfg, tcfg, progress or make_progress())
+    with job.claim(root or files.TRAINED_MODELS):
         return job.run()
-    finally:
-        job.lock.release()
 
 
 class _Job:
-    """One call of `train`: prepares text, model and folder, then runs the loop."""
+    """One call of `train`: checks that text, tokenizer and model fit, claims the folder, then runs the loop."""
 
-    def __init__(self, cfg: ModelConfig, tcfg: TrainConfig, root: Path, progress: Progress):
-        self.progress = progress
-        if tcfg.num_threads:
-            torch.set_num_threads(tcfg.num_threads)
-        device = pick_device(tcfg.device)
-        asked = tcfg
-        tcfg = tcfg.replace(
-            device=str(device), precision=pick_precision(tcfg.precision, device), num_threads=torch.get_num_threads()
-        )
-        self.folder, self.tcfg, kept = runs.claim_folder(root, cfg, asked, tcfg)
-        self.lock = runs.lock_folder(self.folder)
-        torch.set_num_threads(self.tcfg.num_threads)
-        torch.manual_seed(tcfg.seed)
-        self.cfg, self.tok, model = self._model_and_tokenizer(cfg)
-        self.step = Step(model.to(device), self.tcfg)
-        self._open_text()
-        self.log, self.best, self.elapsed, self.losses = runs.Log(self.folder), None, 0.0, []
-        if kept is not None:
-            self._restore(kept)
-
-    def _model_and_tokenizer(self, cfg: ModelConfig) -> tuple[ModelConfig, Tokenizer, GPT]:
-        if self.tcfg.init_from:
-            model, tok, saved = load_model(self.tcfg.init_from)
-            if saved != cfg:
-                raise ValueError(
-                    f"init_from={self.tcfg.init_from!r} has another architecture ({runs.differences(saved, cfg)}): "
-                    "pass its own config, the third thing that load_model returns"
-                )
-        else:
-            name = self.tcfg.tokenizer
-            tok, model = get_tokenizer(str(cfg.vocab_size) if name == "auto" else name), GPT(cfg)
-        if tok.vocab_size != cfg.vocab_size:
+    def __init__(self, cfg: ModelConfig, tcfg: TrainConfig, progress: Progress):
+        self.cfg, self.tcfg, self.progress = cfg, tcfg, progress
+        self.device = pick_device(tcfg.device)
+        self.initial, self.tok = self._start_from(cfg, tcfg)
+        if self.tok.vocab_size != cfg.vocab_size:
             raise ValueError(
-                f"vocab_size={cfg.vocab_size} differs from the tokenizer's {tok.vocab_size}: "
-                f"use cfg.replace(vocab_size=tok.vocab_size), or another tokenizer than {self.tcfg.tokenizer!r}"
+                f"vocab_size={cfg.vocab_size} differs from the tokenizer's {self.tok.vocab_size}: "
+                f"use cfg.replace(vocab_size=tok.vocab_size), or another tokenizer than {tcfg.tokenizer!r}"
             )
-        return cfg, tok, model
+        self._open_text()
+
+    @staticmethod
+    def _start_from(cfg: ModelConfig, tcfg: TrainConfig) -> tuple[GPT | None, Tokenizer]:
+        """The saved model to go on with, or None, and the tokenizer."""
+        if not tcfg.init_from:
+            return None, get_tokenizer(str(cfg.vocab_size) if tcfg.tokenizer == "auto" else tcfg.tokenizer)
+        model, tok, saved = load_model(tcfg.init_from)
+        if saved != cfg:
+            raise ValueError(
+                f"init_from={tcfg.init_from!r} has another architecture ({runs.differences(saved, cfg)}): "
+                "pass its own config, the third thing that load_model returns"
+            )
+        return model, tok
+
+    @contextlib.contextmanager
+    def claim(self, root: Path) -> Iterator[None]:
+        """Takes a folder for this run alone, and builds the model there or restores its checkpoint."""
+        asked, threads = self.tcfg, self.tcfg.num_threads or torch.get_num_threads()
+        precision = pick_precision(asked.precision, self.device)
+        here = asked.replace(device=str(self.device), precision=precision, num_threads=threads)
+        self.folder, self.tcfg, checkpoint = runs.claim_folder(root, self.cfg, asked, here)
+        with runs.locked(self.folder):
+            torch.set_num_threads(self.tcfg.num_threads)
+            torch.manual_seed(self.tcfg.seed)
+            self.step = Step((self.initial or GPT(self.cfg)).to(self.device), self.tcfg)
+            self.log, self.best, self.elapsed, self.losses = runs.Log(self.folder), None, 0.0, []
+            if checkpoint is not None:
+                self._restore(runs.load_checkpoint(checkpoint))
+            yield
 
     def _open_text(self) -> None:
         tcfg = self.tcfg
@@ -306,7 +308,7 @@ class _Job:
 
     def run(self) -> Run:
         self._announce()
-        if self.step.count == 0:
+        if not self.log.rows:
             self._evaluate()
             self._checkpoint()
         with _stop_button() as stop:
@@ -431,7 +433,7 @@ class _Job:
         self.progress.say(
             f"{self.folder.name}: {parameters:,} parameters, {left:,} steps of {self.tokens_per_step:,} tokens "
             f"({tokens / 1e6:.1f} M, {tokens / self.batches.tokens_per_epoch:.2f} epochs), about "
-            f"{runs.minutes(left * seconds)} and {megabytes:,.0f} MB on {self.step.device.type} in {self.step.precision}"
+            f"{runs.minutes(left * seconds)} and {megabytes:,.0f} MB on {self.device.type} in {self.step.precision}"
         )
 
     def _trial(self) -> tuple[float, float]:
@@ -473,7 +475,7 @@ class _stop_button:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """`python train.py --preset NAME [--any-setting VALUE]`: any field of TrainConfig, and of ModelConfig as --model.X."""
+    """`python train.py --preset NAME [--setting VALUE]`: any field of TrainConfig, and of ModelConfig as --model.X."""
     import tyro
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import hashlib
 import json
 import mmap
 import os
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -30,6 +30,8 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
+from lab.files import ROOT, leftovers, write_atomic, write_json
+
 SEPARATOR = "<|endoftext|>"
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 TEXT_FIELDS = ("text", "story")
@@ -39,7 +41,7 @@ VALID_DOCUMENTS = 500        # as many are kept of a named dataset's validation 
 STORYWORLD_BYTES = 8_000_000
 SLOWEST_HUB = 50_000         # bytes per second: "auto" does not wait for a hub that is slower
 STALE_SECONDS = 3600         # a temporary file nobody has written to for so long was left by a process that died
-ENCODE_DOCUMENTS = 512       # documents per call of the tokenizer: bounds the memory that encoding takes
+ENCODE_BYTES = 1_000_000     # text per call of the tokenizer: bounds the memory that encoding takes
 CACHE_FORMAT = 1             # part of every name in the cache: raise it when what is written there changes
 
 
@@ -200,8 +202,8 @@ class Source:
             raw = document.encode("utf-8")
             digest.update(len(raw).to_bytes(8, "little"))      # the lengths keep ["ab"] and ["a", "b"] apart
             digest.update(raw)
-        with _replacing(memo) as file:
-            file.write(digest.hexdigest().encode("ascii"))
+        _make_cache(memo.parent)
+        write_atomic(memo, digest.hexdigest())
         return digest.hexdigest()
 
 
@@ -404,9 +406,14 @@ def _stored(path: Path, documents: Iterable[str], size: int) -> Path:
     """Write documents to a text file of the cache, unless it is there already; `size`: bytes for the progress bar."""
     if path.exists():
         return path
-    with _replacing(path) as file, _progress(f"storing {path.stem}", size) as bar:
-        for document in documents:
-            bar.update(file.write(f"{document}\n{SEPARATOR}\n".encode()))
+
+    def fill(file: BinaryIO) -> None:
+        with _progress(f"preparing {path.stem.split('-')[0]}", size) as bar:
+            for document in documents:
+                bar.update(file.write(f"{document}\n{SEPARATOR}\n".encode()))
+
+    _make_cache(path.parent)
+    write_atomic(path, fill)
     return path
 
 
@@ -421,32 +428,19 @@ def _progress(what: str, size: int, show: bool = True):
 
 def cache_folder() -> Path:
     """Where prepared text and tokens are kept: the environment variable SANDBOX_CACHE, else `.cache` by the code."""
-    return Path(os.environ.get("SANDBOX_CACHE") or Path(__file__).resolve().parent.parent / ".cache")
+    return Path(os.environ.get("SANDBOX_CACHE") or ROOT / ".cache")
 
 
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file that takes the name `path` only when it is whole: an interrupt leaves what was there before."""
+def _make_cache(folder: Path) -> None:
+    """Make the cache folder ready to be written to. Raises OSError with the remedy where it cannot be."""
+    remedy = "the cache folder cannot be written to; set the environment variable SANDBOX_CACHE to one that can"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".tmp")
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(error.errno, f"the cache folder cannot be written to ({error.strerror}); set the environment "
-                      "variable SANDBOX_CACHE to a folder that can", str(path.parent)) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _remove_stale(folder: Path) -> None:
-    """Delete temporary files left by killed processes; those of running ones are younger, as they are written to."""
-    for leftover in folder.glob("*.tmp"):
+        raise OSError(error.errno, f"{error.strerror}: {remedy}", str(folder)) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, f"Permission denied: {remedy}", str(folder))
+    for leftover in leftovers(folder):
         with contextlib.suppress(FileNotFoundError):       # another process may be faster
             if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
                 leftover.unlink()
@@ -512,25 +506,38 @@ def _open_packed(folder: Path, fingerprint: str) -> PackedTokens | None:
 def _write_packed(source: Source, split: str, tok, folder: Path, fingerprint: str, progress: bool) -> None:
     ids_path, starts_path, info_path = _files(folder, fingerprint)
     dtype = np.dtype("<u2" if tok.vocab_size <= 65536 else "<u4")
-    documents, lengths, num_bytes = source.documents(split), [], 0
-    bar = _progress(f"encoding {source.name}", source.split(split).size, progress)
-    with _replacing(ids_path) as file, bar:
-        _remove_stale(folder)
-        while batch := list(islice(documents, ENCODE_DOCUMENTS)):
-            encoded = tok.encode_batch(batch, bos=True, eos=True)
-            file.writelines(np.asarray(ids, dtype=dtype).tobytes() for ids in encoded)
-            lengths.extend(map(len, encoded))
-            size = sum(len(text.encode("utf-8")) for text in batch)
-            num_bytes += size
-            bar.update(size)
+    lengths, sizes = [], []
+
+    def fill(file: BinaryIO) -> None:
+        with _progress(f"encoding {source.name}", source.split(split).size, progress) as bar:
+            for batch, size in _in_batches(source.documents(split)):
+                encoded = tok.encode_batch(batch, bos=True, eos=True)
+                file.writelines(np.asarray(ids, dtype=dtype).tobytes() for ids in encoded)
+                lengths.extend(map(len, encoded))
+                sizes.append(size)
+                bar.update(size)
         if not lengths:
             raise ValueError(f"dataset={source.name!r}: its split {split!r} holds no text; give a file that does")
-    with _replacing(starts_path) as file:
-        file.write((np.cumsum(lengths) - lengths).astype("<i8").tobytes())
-    info = {"text": source.name, "split": split, "dtype": dtype.str, "num_tokens": sum(lengths),
-            "num_documents": len(lengths), "num_bytes": num_bytes}
-    with _replacing(info_path) as file:         # last: whoever finds it finds the other two whole
-        file.write(json.dumps(info, indent=1).encode("utf-8"))
+
+    _make_cache(folder)
+    write_atomic(ids_path, fill)
+    write_atomic(starts_path, (np.cumsum(lengths) - lengths).astype("<i8").tobytes())
+    write_json(info_path, {          # last: whoever finds it finds the other two whole
+        "text": source.name, "split": split, "dtype": dtype.str, "num_tokens": sum(lengths),
+        "num_documents": len(lengths), "num_bytes": sum(sizes)})
+
+
+def _in_batches(documents: Iterable[str]) -> Iterator[tuple[list[str], int]]:
+    """Documents in groups of at least ENCODE_BYTES, each with its size in UTF-8 bytes."""
+    batch, size = [], 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.encode("utf-8"))
+        if size >= ENCODE_BYTES:
+            yield batch, size
+            batch, size = [], 0
+    if batch:
+        yield batch, size
 
 
 # ---------------------------------------------------------------------------------------------------- batches

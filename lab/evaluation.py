@@ -241,12 +241,18 @@ def read_results(name: str | Path) -> list[dict]:
 
 
 def results_of(
-    names: Sequence[str | Path], text: str = "auto", *, max_documents: int = 500, progress: bool = False
+    names: Sequence[str | Path],
+    text: str = "auto",
+    *,
+    max_documents: int = 500,
+    save: bool = True,
+    progress: bool = False,
 ) -> dict[str, dict]:
     """A result for each saved model, by its folder's name. What evaluation.json holds is not computed again.
 
     text: "auto" takes each model's first saved result; a model without one is scored on the validation text of its own
-    training. Otherwise a path or a name as in `text_documents`, the same for all models. New results are saved.
+    training. Otherwise a path or a name as in `text_documents`, the same for all models.
+    save: keep new results in evaluation.json, too.
     """
     chosen = None if text == "auto" else text_documents(text, max_documents)
     results = {}
@@ -258,7 +264,7 @@ def results_of(
             label, documents = chosen or _own_validation(name, max_documents)
             fingerprint = documents_fingerprint(documents)
             result = next((r for r in saved if r["fingerprint"] == fingerprint), None)
-            result = result or evaluate_saved(name, documents, text=label, save=True, progress=progress)
+            result = result or evaluate_saved(name, documents, text=label, save=save, progress=progress)
         results[model_folder(name).name] = result
     return results
 

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
+from lab.files import ROOT
+
 NAME = "roneneldan/TinyStories"      # Source: Eldan & Li 2023, arXiv 2305.07759
 PROBE_SECONDS = 3                    # a hub that has not answered by then counts as out of reach
 STALL_SECONDS = 20                   # ... and so does one that afterwards delivers nothing for so long
@@ -53,20 +55,23 @@ def probe() -> None:
     except urllib.error.HTTPError as error:
         raise ConnectionError(f"the Hugging Face hub answered {error.code} ({error.reason})") from None
     except (OSError, http.client.HTTPException) as error:
-        raise ConnectionError(f"the Hugging Face hub cannot be reached ({getattr(error, 'reason', error)})") from None
+        reason = str(getattr(error, "reason", error)).strip()
+        raise ConnectionError(f"the Hugging Face hub cannot be reached ({reason})") from None
 
 
 def stories(split: str, least_rate: float = 0) -> Iterator[str]:
     """Stream the texts of a split. Raises ConnectionError when the hub client gives up, when nothing comes for
     STALL_SECONDS, or when after that time fewer than `least_rate` characters per second have come."""
     from huggingface_hub import constants
-    begin, received = time.monotonic(), 0
     with subprocess.Popen(
-        [sys.executable, "-m", "lab.hub", split], cwd=Path(__file__).resolve().parent.parent,
+        [sys.executable, "-m", "lab.hub", split], cwd=ROOT,
         env=os.environ | {"HF_ENDPOINT": constants.ENDPOINT},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     ) as process:
         try:
+            if not process.stdout.readline():       # comes when the hub client is loaded: time that is not the hub's
+                raise ConnectionError("the hub client (package `datasets`) could not be loaded; install requirements.txt")
+            begin, received = time.monotonic(), 0
             for text in _texts(process.stdout):
                 received += len(text)
                 seconds = time.monotonic() - begin
@@ -78,7 +83,7 @@ def stories(split: str, least_rate: float = 0) -> Iterator[str]:
 
 
 def _texts(lines: Iterable[bytes]) -> Iterator[str]:
-    """What the other process reports, line by line: texts, then {"end": …} or {"error": …}."""
+    """What the other process then reports, line by line: texts, at last {"end": …} or {"error": …}."""
     with closing(in_time(lambda: iter(lines), STALL_SECONDS)) as timely:
         try:
             for line in timely:
@@ -133,8 +138,9 @@ def _report(split: str) -> None:
         sys.stdout.buffer.write(json.dumps(record).encode("ascii") + b"\n")
         sys.stdout.buffer.flush()
 
+    import datasets
+    say(loaded=True)
     try:
-        import datasets
         for row in datasets.load_dataset(NAME, split=split, streaming=True):
             say(text=row["text"])
         say(end=True)

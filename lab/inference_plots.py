@@ -68,6 +68,8 @@ def plot_survivors(logits: Tensor, tok: Tokenizer, choices: dict[str, Choice], k
         ax.spines[["top", "right"]].set_visible(False)
     for ax in axes.flat[len(choices) :]:
         ax.set_visible(False)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("probability")
     axes.flat[0].legend(frameon=False, fontsize=8)
     return figure
 

@@ -1,16 +1,16 @@
 """A well-made n-gram model: what a text gives away to somebody who remembers only the last few tokens.
 
-It is the yardstick for the built-in stories. If a transformer were not clearly better than this model, the text would hold
-nothing beyond short phrases.
+It is the yardstick for the built-in stories. If a transformer were not clearly better than this model, the text
+would hold nothing beyond short phrases.
 
-Source: Chen & Goodman 1998 (Harvard TR-10-98), interpolated modified Kneser-Ney smoothing. Every order mixes its own estimate
-with that of the next lower one,
+Source: Chen & Goodman 1998 (Harvard TR-10-98), interpolated modified Kneser-Ney smoothing. Every order mixes its own
+estimate with that of the next lower one,
 
     p(w | h) = (count(h w) - D) / count(h)  +  gamma(h) * p(w | h without its first token),
 
-down to the uniform distribution. D depends on the count (1, 2, 3 or more). Below the highest order, count(h w) is the number
-of different tokens seen before "h w". Deviation: the discounts may be scaled by a factor tuned on held-out text, where
-their closed form does not fit.
+down to the uniform distribution. D depends on the count (1, 2, 3 or more). Below the highest order, count(h w) is
+the number of different tokens seen before "h w". Deviation: the discounts may be scaled by a factor tuned on held-
+out text, where their closed form does not fit.
 """
 
 import math
@@ -69,7 +69,9 @@ def fit(documents: Documents, order: int, vocab_size: int) -> NGram:
     Raises: ValueError when an n-gram does not fit into 63 bits, or an id is outside the vocabulary.
     """
     if order < 1 or order * math.log2(vocab_size) > 63:
-        raise ValueError(f"order={order}: order * log2(vocab_size={vocab_size}) must lie between 1 and 63 bits; choose a lower order")
+        raise ValueError(
+            f"order={order}: order * log2(vocab_size={vocab_size}) must lie between 1 and 63 bits; choose a lower order"
+        )
     windows = _windows(documents, order)
     if windows.size and not 0 <= windows.min() <= windows.max() < vocab_size:
         raise ValueError(f"documents: ids run from {windows.min()} to {windows.max()}, but vocab_size={vocab_size}")
@@ -113,7 +115,9 @@ def _pack(windows: np.ndarray, vocab_size: int) -> np.ndarray:
 
 def _level(keys: np.ndarray, counts: np.ndarray, vocab_size: int) -> Level:
     contexts, start = np.unique(keys // vocab_size, return_index=True)
-    kinds = np.stack([np.add.reduceat(mask, start) for mask in (counts == 1, counts == 2, counts >= 3)], axis=1, dtype=np.int64)
+    kinds = np.stack(
+        [np.add.reduceat(mask, start) for mask in (counts == 1, counts == 2, counts >= 3)], axis=1, dtype=np.int64
+    )
     return Level(keys, counts, contexts, np.add.reduceat(counts, start), kinds, _discounts(counts))
 
 

@@ -13,11 +13,12 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -30,6 +31,7 @@ from lab.files import write_atomic
 
 LOG_SECONDS = 10  # in a log, where a line cannot be redrawn, a progress line is repeated at most this often
 COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+CLEAR_LINE = "\x1b[K"
 
 
 class Interrupted(Exception):
@@ -79,7 +81,8 @@ class _Client(NotebookClient):
 
     def __init__(self, notebook: nbformat.NotebookNode, sockets: str, screen: "_Screen | None", timeout: float | None):
         super().__init__(notebook, kernel_name="python3", timeout=timeout, record_timing=False, coalesce_streams=True)
-        self.sockets, self.screen, self.signals = sockets, screen, 0
+        self.sockets, self.screen = sockets, screen
+        self.signals, self.executing = 0, False
 
     def create_kernel_manager(self) -> KernelManager:
         """Talks through sockets in a private folder where the system has them: kernels started at the same time by
@@ -117,12 +120,27 @@ class _Client(NotebookClient):
 
     def _on_signal(self) -> None:
         self.signals += 1
-        stop = self.km.interrupt_kernel() if self.signals == 1 else self.km.shutdown_kernel(now=True)
-        self.stopping = asyncio.ensure_future(stop)  # kept, or the task could be collected before it has run
+        if self.signals == 1 and self.screen:
+            self.screen.end_line()
+            self.screen.text("interrupting the running cell; Ctrl-C again ends it at once\n")
+        if self.signals > 1:
+            self._soon(self.km.shutdown_kernel(now=True))
+        elif self.executing:
+            self._soon(self.km.interrupt_kernel())
+
+    def _soon(self, call: Coroutine) -> None:
+        self.stopping = asyncio.ensure_future(call)  # kept, or the task could be collected before it has run
 
     def process_message(self, msg: dict, cell: nbformat.NotebookNode, cell_index: int) -> nbformat.NotebookNode | None:
+        kind, content = msg["msg_type"], msg["content"]
+        if kind == "execute_input":
+            self.executing = True
+            if self.signals:  # Ctrl-C came while the cell was on its way: an idle kernel would have ignored it
+                self._soon(self.km.interrupt_kernel())
+        elif kind == "status":
+            self.executing = self.executing and content["execution_state"] != "idle"
         if self.screen:
-            self.screen.message(msg["msg_type"], msg["content"])
+            self.screen.message(kind, content)
         return super().process_message(msg, cell, cell_index)
 
 
@@ -132,21 +150,40 @@ class _Screen:
     def __init__(self, out: TextIO):
         self.out, self.is_terminal = out, out.isatty()
         self.line, self.shown_at = "", 0.0  # the line that is not ended yet, and when one like it was put into the log
+        self.in_status = False
 
     def message(self, kind: str, content: dict) -> None:
         if kind == "stream":
-            self.write(content["text"])
-        elif kind in ("display_data", "execute_result"):
-            self.write(_as_text(content["data"]))
-        elif kind == "update_display_data":  # a status line that the notebook redraws in place
-            self.write("\r" + _as_text(content["data"]).rstrip("\n"))
+            self.text(content["text"])
+        elif kind in ("display_data", "execute_result", "update_display_data"):
+            text, redrawn = _as_text(content["data"]), (content.get("transient") or {}).get("display_id")
+            if redrawn and text and "\n" not in text:
+                self.status(text)
+            elif text and kind != "update_display_data":
+                self.text(text + "\n")
 
     def headings(self, markdown: str) -> None:
         titles = re.findall(r"^#+ +(.+)$", markdown, flags=re.MULTILINE)
         style, end = ("\x1b[1m", "\x1b[0m") if self.is_terminal else ("", "")
-        self.write("".join(f"\n{style}{title}{end}\n" for title in titles))
+        self.text("".join(f"\n{style}{title}{end}\n" for title in titles))
 
-    def write(self, text: str) -> None:
+    def status(self, line: str) -> None:
+        """A line that takes the place of the one before; cut to the terminal, or it would wrap and pile up."""
+        width = shutil.get_terminal_size().columns - 1 if self.is_terminal else None
+        self._write("\r" + CLEAR_LINE * self.is_terminal + line[:width])
+        self.in_status = True
+
+    def text(self, text: str) -> None:
+        if text and self.in_status:
+            self.end_line()
+        self._write(text)
+
+    def end_line(self) -> None:
+        self.in_status = False
+        if self.line:
+            self._write("\n")
+
+    def _write(self, text: str) -> None:
         *ended, self.line = (self.line + text).split("\n")
         self.line = self.line[max(0, self.line.rfind("\r", 0, -1)):]  # only the newest state of a redrawn line counts
         if self.is_terminal:
@@ -157,10 +194,6 @@ class _Screen:
         if "\r" in self.line and _newest(self.line) and time.monotonic() - self.shown_at >= LOG_SECONDS:
             self._put(_newest(self.line) + "\n")
             self.shown_at = time.monotonic()
-
-    def end_line(self) -> None:
-        if self.line:
-            self.write("\n")
 
     def _put(self, text: str) -> None:
         self.out.write(text)
@@ -179,11 +212,11 @@ def _as_text(data: Mapping[str, str]) -> str:
         return ""
     if text.startswith("<") and text.endswith(">"):  # <IPython.core.display.Markdown object>, <Axes: ...>
         text = data.get("text/markdown", "")
-    return text + "\n" if text else ""
+    return text
 
 
 def run(path: Path, *, in_place: bool = False, output_dir: Path | None = None) -> int:
-    """Runs one notebook, shows what it prints, saves it as asked. Returns the exit status: 0, 1 (failed), 130 (Ctrl-C)."""
+    """Runs one notebook, shows what it prints, saves it as asked. Returns the exit status: 0, 1 failed, 130 Ctrl-C."""
     notebook = nbformat.read(path, as_version=4)
     started = time.monotonic()
     try:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import csv
 import difflib
+import html
 import io
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -95,6 +97,14 @@ def read_run(model: str | Path) -> Run:
     text = _json_if_there(folder / "run.json").get("text", {})
     facts = [source.get(field) for source in (tokenizer, text) for field in ("name", "fingerprint")]
     return Run(folder.name, folder, *facts)
+
+
+def with_seeds(models: Sequence[str | Path]) -> list[str | Path]:
+    """Each model, followed by its runs with other seeds that trained_models/ holds (`name-seed2`, ...)."""
+    from lab.saving import list_models
+
+    found = list_models()
+    return [run for model in models for run in [model, *(n for n in found if n != model and _family(n) == model)]]
 
 
 def _existing_folder(model: str | Path) -> Path:
@@ -432,40 +442,41 @@ def save_loss_curve(model: str | Path) -> Path:
 # ---------------------------------------------------------------- tables
 
 
-def compare_table(models: Sequence[str | Path], text: str | None = None) -> DataFrame:
-    """What each model is, what it cost and how well it does: one row per model, NaN or "" where that isn't recorded.
+def compare_table(models: Sequence[str | Path], results: dict[str, dict] | None = None) -> DataFrame:
+    """How well each model does, what it is and what it cost: one row per model, NaN or "" where that isn't recorded.
 
-    Columns: parameters (tied ones once) = embedding (token and position tables and the head) + other; tokenizer;
-    trained on, tokens seen, epochs, seconds, tokens/s; bits per byte, perplexity (per token), top-1, and what these
-    were measured on.
-    text: name of the text to quote results for; None takes each model's first in evaluation.json. A model without one
-    is quoted by the validation at the end of its training, and the last column says so.
+    Columns: bits per byte, perplexity and top-1 (both per token); parameters (tied ones once) = embedding (token and
+    position tables and the head) + other; tokens seen, epochs, seconds, tokens/s in training; tokenizer; trained on;
+    and measured on.
+    results: model name -> scores, as `results_of` gives them. None: the first in each model's evaluation.json; a model
+    without one is quoted by the validation in its training, and the last column says so.
     """
     import pandas as pd
 
-    rows = {}
-    for model in models:
-        run = read_run(model)
-        record = _json_if_there(run.folder / "run.json")
-        parameters = record.get("parameters") or _count_parameters(run.folder)
-        tokens, seconds = record.get("tokens_seen"), record.get("seconds")
-        scores = _quoted_scores(run.folder, record, text)
-        rows[run.name] = {
-            "parameters": parameters["total"],
-            "embedding": parameters["embedding"],
-            "other": parameters["other"],
-            "tokenizer": run.tokenizer or "",
-            "trained on": run.text or "",
-            "tokens seen": tokens,
-            "epochs": record.get("epochs"),
-            "seconds": seconds,
-            "tokens/s": tokens / seconds if tokens and seconds else None,
-            "bits per byte": scores.get("bits_per_byte"),
-            "perplexity": scores.get("perplexity"),
-            "top-1": scores.get("top1"),
-            "measured on": scores.get("measured_on", ""),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    runs = [read_run(model) for model in models]
+    scores = [_stored_scores(run) for run in runs] if results is None else [results[run.name] for run in runs]
+    return pd.DataFrame({run.name: _row(run, s) for run, s in zip(runs, scores)}).T.infer_objects()
+
+
+def _row(run: Run, scores: dict) -> dict:
+    record = _json_if_there(run.folder / "run.json")
+    parameters = record.get("parameters") or _count_parameters(run.folder)
+    tokens, seconds = record.get("tokens_seen", math.nan), record.get("seconds", math.nan)
+    return {
+        "bits per byte": scores.get("bits_per_byte", math.nan),
+        "perplexity": scores.get("perplexity", math.nan),
+        "top-1": scores.get("top1", math.nan),
+        "parameters": parameters["total"],
+        "embedding": parameters["embedding"],
+        "other": parameters["other"],
+        "tokens seen": tokens,
+        "epochs": record.get("epochs", math.nan),
+        "seconds": seconds,
+        "tokens/s": tokens / seconds if seconds else math.nan,
+        "tokenizer": run.tokenizer or "",
+        "trained on": run.text or "",
+        "measured on": f"{scores['text']}, {scores['documents']:,} documents" if scores else "",
+    }
 
 
 def _count_parameters(folder: Path) -> dict[str, int]:
@@ -475,27 +486,44 @@ def _count_parameters(folder: Path) -> dict[str, int]:
     return count_parameters(load_model(folder)[0])
 
 
-def _quoted_scores(folder: Path, record: dict, text: str | None) -> dict:
+def _stored_scores(run: Run) -> dict:
     from lab.evaluation import read_results
 
-    results = [result for result in read_results(folder) if text in (None, result["text"])]
+    results = read_results(run.folder)
     if results:
-        return {**results[0], "measured_on": f"{results[0]['text']}, {results[0]['documents']:,} documents"}
-    if text is None and "final" in record:
-        return {**record["final"], "measured_on": f"validation in training, {record['final']['documents']:,} documents"}
-    return {}
+        return results[0]
+    final = _json_if_there(run.folder / "run.json").get("final")
+    return {**final, "text": "validation in training"} if final else {}
 
 
 FORMATS = {
-    "parameters": "{:,.0f}", "embedding": "{:,.0f}", "other": "{:,.0f}", "tokens seen": "{:,.0f}", "epochs": "{:.2f}",
-    "seconds": "{:,.0f}", "tokens/s": "{:,.0f}", "bits per byte": "{:.4f}", "perplexity": "{:.2f}", "top-1": "{:.1%}",
-    "mean": "{:.4f}", "lowest": "{:.4f}", "highest": "{:.4f}",
+    "bits per byte": "{:.4f}", "perplexity": "{:.2f}", "top-1": "{:.1%}", "parameters": "{:,.0f}",
+    "embedding": "{:,.0f}", "other": "{:,.0f}", "tokens seen": "{:,.0f}", "epochs": "{:.2f}", "seconds": "{:,.0f}",
+    "tokens/s": "{:,.0f}", "mean": "{:.4f}", "lowest": "{:.4f}", "highest": "{:.4f}",
 }  # fmt: skip
 
 
-def show_table(table: DataFrame):
-    """`table` as a notebook shows it best: thousands separated, decimals as many as mean something."""
-    return table.style.format({column: FORMATS[column] for column in table if column in FORMATS}, na_rep="")
+class Table:
+    """A table as a notebook or a terminal shows it best: thousands separated, and as many decimals as mean something.
+
+    A column of text that says the same in every row is said once, above the table.
+    """
+
+    def __init__(self, table: DataFrame):
+        from pandas.api.types import is_numeric_dtype
+
+        texts = [column for column in table if not is_numeric_dtype(table[column])]
+        common = [c for c in texts if len(table) > 1 and table[c].nunique() == 1 and table[c].iloc[0]]
+        self.above = "; ".join(f"{column}: {table[column].iloc[0]}" for column in common)
+        self.table = table.drop(columns=common)
+        self.options = {"formatters": {c: FORMATS[c].format for c in self.table if c in FORMATS}, "na_rep": ""}
+
+    def __repr__(self) -> str:
+        return "\n".join(filter(None, [self.above, self.table.to_string(**self.options)]))
+
+    def _repr_html_(self) -> str:
+        above = f"<p>{html.escape(self.above)}</p>" if self.above else ""
+        return above + self.table.to_html(border=0, **self.options)
 
 
 def seed_spread(table: DataFrame) -> DataFrame:

@@ -1,8 +1,8 @@
 """How a training run shows itself: one line that is redrawn, and at every evaluation a row (terminal) or a picture.
 
-    Progress            says nothing: for tests and scripts
-    TerminalProgress    lines
-    NotebookProgress    one status line and one picture, redrawn in place
+Progress            says nothing: for tests and scripts
+TerminalProgress    lines
+NotebookProgress    one status line and one picture, redrawn in place
 """
 
 import math

@@ -1,14 +1,16 @@
 """A training run's folder: who may use it, its checkpoints, its log, and what is recorded of how it came about.
 
-    trained_models/<name>/checkpoint/step-00000500/    one folder per checkpoint, complete as soon as it has this name
-    trained_models/<name>/log_data.csv                 one row per evaluation
-    trained_models/<name>/run.json                     written at the end: text, tokens, seconds, machine, results
+trained_models/<name>/checkpoint/step-00000500/    one folder per checkpoint, complete as soon as it has this name
+trained_models/<name>/log_data.csv                 one row per evaluation
+trained_models/<name>/run.json                     written at the end: text, tokens, seconds, machine, results
 """
 
+import contextlib
 import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -22,7 +24,7 @@ COLUMNS = (
     "Step", "Learning Rate", "Train Loss", "Validation Loss", "Perplexity", "Time Elapsed",
     "Bits Per Byte", "Tokens Seen", "Tokens Per Second", "Gradient Norm",
 )  # fmt: skip
-MACHINE = {"device": "auto", "precision": "auto", "num_threads": 0}  # settings left to the machine, and how that is said
+MACHINE = {"device": "auto", "precision": "auto", "num_threads": 0}  # settings that the machine may choose
 FREE = ("model_name", "checkpoint_interval", "sample_prompt")  # these may change when a run is resumed
 
 # ---------------------------------------------------------------- whose folder
@@ -30,7 +32,7 @@ FREE = ("model_name", "checkpoint_interval", "sample_prompt")  # these may chang
 
 def claim_folder(
     root: Path, cfg: ModelConfig, asked: TrainConfig, resolved: TrainConfig
-) -> tuple[Path, TrainConfig, dict | None]:
+) -> tuple[Path, TrainConfig, Path | None]:
     """The folder to train in, the settings to train with, and the checkpoint to go on from (None: a new run).
 
     asked: the settings as given. resolved: the same with device, precision and threads chosen for this machine; a
@@ -43,9 +45,8 @@ def claim_folder(
         resolved = resolved.replace(model_name=folder.name)
         checkpoint = newest_checkpoint(folder)
         if checkpoint is not None and not _is_finished(folder):
-            return folder, *_resume(folder, checkpoint, cfg, asked)
+            return folder, _resumed_settings(folder, checkpoint, cfg, asked), checkpoint
         if not (folder / "model.safetensors").exists():
-            _make_folder(folder, cfg, resolved)
             return folder, resolved, None
         number += 1
 
@@ -55,11 +56,7 @@ def _is_finished(folder: Path) -> bool:
     return path.exists() and files.read_json(path).get("finished") is True
 
 
-def _make_folder(folder: Path, cfg: ModelConfig, tcfg: TrainConfig) -> None:
-    files.write_json(folder / "train_config.json", tcfg.to_dict())
-
-
-def _resume(folder: Path, checkpoint: Path, cfg: ModelConfig, asked: TrainConfig) -> tuple[TrainConfig, dict]:
+def _resumed_settings(folder: Path, checkpoint: Path, cfg: ModelConfig, asked: TrainConfig) -> TrainConfig:
     saved = files.read_json(checkpoint / "configs.json")
     tcfg = TrainConfig.from_dict(saved["train"])
     own = {name: getattr(tcfg, name) for name, unset in MACHINE.items() if getattr(asked, name) == unset}
@@ -70,8 +67,7 @@ def _resume(folder: Path, checkpoint: Path, cfg: ModelConfig, asked: TrainConfig
             f"model_name={folder.name!r} is an unfinished run with other settings ({', '.join(filter(None, other))}): "
             "give these to go on with it, choose another model_name, or delete its folder"
         )
-    changed = {name: getattr(asked, name) for name in FREE if name != "model_name"}
-    return tcfg.replace(**changed), load_tensors(checkpoint / "state.safetensors")
+    return tcfg.replace(**{name: getattr(asked, name) for name in FREE if name != "model_name"})
 
 
 def differences(a: Config, b: Config) -> str:
@@ -80,19 +76,24 @@ def differences(a: Config, b: Config) -> str:
     return ", ".join(f"{name} {mine!r}, not {theirs!r}" for name, mine, theirs in pairs if mine != theirs)
 
 
-def lock_folder(folder: Path):
-    """Keeps the folder to this process until the lock is released or the process ends. Raises ValueError if taken."""
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps the folder to this process; a process that dies gives it free. Raises ValueError if another one has it."""
     import filelock
 
     lock = filelock.FileLock(folder / "checkpoint" / "lock")
-    (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
+    with files.clear_write_errors(folder):
+        (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         raise ValueError(
             f"model_name={folder.name!r} is being trained by another process: wait for it, or choose another name"
         ) from error
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -122,6 +123,11 @@ def save_checkpoint(folder: Path, cfg: ModelConfig, tcfg: TrainConfig, state: di
     return final
 
 
+def load_checkpoint(checkpoint: Path) -> dict:
+    """What `save_checkpoint` was given as `state`. Raises ValueError if the file is damaged."""
+    return load_tensors(checkpoint / "state.safetensors")
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint with the most steps, or None."""
     return max((folder / "checkpoint").glob("step-*"), default=None)
@@ -145,6 +151,8 @@ class Log:
     def add(self, row: dict) -> None:
         if tuple(row) != COLUMNS:
             raise ValueError(f"row has the columns {list(row)}; log_data.csv needs {list(COLUMNS)}")
+        if self.rows and row["Step"] <= self.rows[-1]["Step"]:
+            raise ValueError(f"Step={row['Step']} is already in {self.path.name}, or before its last row")
         self.restore([*self.rows, row])
 
     def restore(self, rows: list[dict]) -> None:
@@ -202,7 +210,9 @@ def minutes(seconds: float) -> str:
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def peak_memory(device: torch.device) -> float:

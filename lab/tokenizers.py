@@ -210,7 +210,7 @@ def from_file(path: Path, name: str | None = None) -> HuggingFaceTokenizer:
         backend = tokenizers.Tokenizer.from_str(json.dumps(content["tokenizer"] if ours else content))
     except Exception as error:  # the package raises bare Exception
         raise ValueError(f"tokenizer={path}: not a Hugging Face tokenizer.json ({error})") from error
-    specials = content["specials"] if ours else _special_tokens(path.parent, backend)
+    specials = content.get("specials", {}) if ours else _special_tokens(path.parent, backend)
     return HuggingFaceTokenizer(backend, specials, name or path.parent.name)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import config
-
 from config import PRESETS, ModelConfig, TrainConfig, check_name
 
 
@@ -92,7 +91,10 @@ def test_a_wrong_training_setting_names_field_rule_and_remedy(changes, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", ".hidden", "a.", "con", "NUL.txt", "a b", "x" * 101, "é"])
+BAD_NAMES = ["", ".", "..", "a/b", "a\\b", ".hidden", "a.", "con", "NUL.txt", "a b", "x" * 101, "é"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
 def test_names_that_no_folder_should_have_are_refused(name):
     with pytest.raises(ValueError, match="name="):
         check_name(name)

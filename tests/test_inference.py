@@ -451,28 +451,44 @@ def test_non_finite_logits_are_named(tok, value):
 # ---------------------------------------------------------------- from a terminal
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "inference.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=120)
-
-
 def test_command_line_writes_the_text_that_generate_gives(model, tok, tmp_path):
     from tools import save_model
 
     save_model(model, tok, tmp_path / "small")
     settings = ["--max-new-tokens", "20", "--temperature", "0.9", "--top-k", "5", "--seed", "3"]
-    result = run(str(tmp_path / "small"), "Hé", *settings)
+    command = [sys.executable, "inference.py", str(tmp_path / "small"), "Hé", *settings]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=120)
     assert result.returncode == 0, result.stderr
     expected = generate(model, tok, "Hé", max_new_tokens=20, temperature=0.9, top_k=5, seed=3)
     assert result.stdout.splitlines() == (expected + "\n").splitlines()
 
 
-@pytest.mark.parametrize(("arguments", "message"), [(["nosuchmodel_", "Hi"], "nosuchmodel_"), (["../x", "Hi"], "x")])
-def test_command_line_errors_are_one_line(arguments, message):
-    result = run(*arguments)
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: ") and message in result.stderr
-    assert len(result.stderr.splitlines()) == 1 and "Traceback" not in result.stderr
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no_such_model", "Hi"], "no_such_model"),
+        (["../x", "Hi"], "x"),
+        (["{small}", "Hi", "--temperature", "-1"], "temperature=-1.0 must be"),
+        (["{small}", "Hi", "--top-p", "0"], "top_p=0.0 must be"),
+    ],
+)
+def test_command_line_errors_are_one_line(model, tok, tmp_path, monkeypatch, arguments, message):
+    from tools import save_model
+
+    save_model(model, tok, tmp_path / "small")
+    monkeypatch.setattr(sys, "argv", ["inference.py", *(a.format(small=tmp_path / "small") for a in arguments)])
+    with pytest.raises(SystemExit) as stop:
+        inference.main()
+    assert stop.value.code.startswith("error: ") and message in stop.value.code and "\n" not in stop.value.code
+
+
+def test_command_line_says_in_one_line_that_a_prompt_is_too_long(model, tok, tmp_path, monkeypatch, capsys):
+    from tools import save_model
+
+    save_model(model, tok, tmp_path / "small")
+    monkeypatch.setattr(sys, "argv", ["inference.py", str(tmp_path / "small"), "x" * 90, "--max-new-tokens", "1"])
+    inference.main()
+    assert capsys.readouterr().err.startswith("note: the prompt has 91 tokens, more than max_seq_len=64")
 
 
 def test_command_line_help_names_every_setting(capsys, monkeypatch):

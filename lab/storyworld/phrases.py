@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (one wording a line, however long)
 """What is said of each kind of event: one template a line (the language is explained in telling.py).
 
 A key is a kind of event, or a kind and a note: "fail.high" tells that somebody failed to reach something high up.
@@ -8,7 +9,6 @@ PHRASES = {
     "sky": """
         {n}.
         {n}, and [there was a lot to do|nobody wanted to stay in bed|it was just the day for a walk|the birds knew it too].
-        {n} [that day|that morning|on that day in the village].
         It was {day}. {n}.
         {day} had come, and {n.low}.
         One {day} morning, {n.low}.
@@ -17,15 +17,16 @@ PHRASES = {
         [Once upon a time|Once|Long ago|Not so long ago], there was {a.kind} named {a} who lived {home}.
         {a} was {a.kind} who lived {home}.
         {home} lived {a.kind} named {a}.
-        This is [a|the] story [about|of] {a}, {a.kind} who lived {home}.
+        This is the story of {a}, {a.kind} who lived {home}.
         Everyone knew {a}, the {a.trait} {a.species} who lived {home}.
         "Good morning, [world|sun|little birds]!" said {a}. {a.he} was {a.kind} who lived {home}.
         [There once was|There was once] {a.kind} called {a}. {a.his} home was {home}.
         {a} lived {home}. {a.he} was {a.kind}.
         Have you heard of {a}, the {a.trait} {a.species}? {a.he} lived {home}.
         {home}, {a} the {a.species} [woke up early|jumped out of bed|ate breakfast in a hurry|looked out of the window]. {a.he} was {a.kind}.
-        [Let me tell you about|Do you know] {a}[, |? {a.he} was ]{a.kind}. {a.he} lived {home}.
-        "[What shall I do today|What a lovely day|Where shall we go today]?" said {a}, {a.kind} who lived {home}.
+        Let me tell you about {a}, {a.kind}. {a.he} lived {home}.
+        Do you know {a}? {a.he} was {a.kind} and lived {home}.
+        "[What shall I do today?|What a lovely day!|Is it time to get up?]" said {a}, {a.kind} who lived {home}.
     """,
     "trait": """
         {A} {n}.
@@ -35,18 +36,18 @@ PHRASES = {
         [It must be said|You should know] that {a} {n}.
     """,
     "friends": """
-        {b} the {b.trait} {b.species} was {a.his} best friend.
-        {A.his} best friend was {b}, {b.kind}.
-        {A} had a [good|dear|close] friend, {b.kind} called {b}.
-        {A} did everything together with {b}, {b.kind}.
-        {b}, {b.kind}, came to [play|visit|say hello] that day.
-        [Every day|Most days|As often as they could], {a} and {b.kind} named {b} played together.
-        "[Hello|Good morning|Wake up], {a}!" called {b}, who was {b.kind} and {a.his} best friend.
+        {b.name} the {b.trait} {b.species} was {a.his} best friend.
+        {A.his} best friend was {b.name}, {b.kind}.
+        {A} had a [good|dear|close] friend, {b.kind} called {b.name}.
+        {A} did everything together with {b.name}, {b.kind}.
+        {b.name}, {b.kind}, came to [play|visit|say hello] that day.
+        [Every day|Most days|As often as they could], {a} and {b.kind} named {b.name} played together.
+        "[Hello|Good morning|Wake up], {a}!" called {b.name}, who was {b.kind} and {a.his} best friend.
     """,
     "treasure": """
         {A} had {t.a} and loved to {t.use} {t.it}.
         {A} had {t.a}. {a} loved {t.using} {t.it} more than anything.
-        What {a} loved most {t.was} {t.a} from {a.his} [grandmother|father|aunt|big brother|cousin].
+        What {a} loved most was {t.a} from {a.his} [grandmother|father|aunt|big brother|cousin].
         On {a.his} last birthday, {a} got {t.a}. {a.he} {t.used} {t.it} every day.
         {A} never went anywhere without {t.a}.
         {A} owned {t.a}. [Nothing else|No other thing] was so dear to {a.him}.
@@ -92,9 +93,10 @@ PHRASES = {
     """,
     "return": """
         {A} [went|hurried|ran] back {p.to}.
-        [Quickly|Happily|At once], {a} [went|walked] back {p.to}.
-        With {a.his} heart beating fast, {a} returned {p.to}.
+        [Quickly|At once|Without a stop], {a} [went|walked] back {p.to}.
+        {A} returned {p.to}.
         Then {a} went all the way back {p.to}.
+        [Before long|A little later], {a} was back {p.in}.
     """,
     "return.together": """
         {a} and {b} [went|hurried|ran] back {p.to}.
@@ -166,10 +168,15 @@ PHRASES = {
         "Where {t.is} {t.my}?" cried {a}. {a.he} looked left and right, but {t.the} {t.was} nowhere to be seen.
         {A} wanted to {t.use} {t}, but {t.they} {t.was} not there any more.
     """,
-    "mishap.high": """
+    "blow_away": """
         [Suddenly|Whoosh]! A gust of wind took {t} and carried {t.it} up high, far out of reach.
-        [Oh no!|Oops!] {t} flew up and got caught, high above {a.his} head.
+        The wind blew hard. {t} flew up and got caught, high above {a.his} head.
         But then the wind pulled {t} out of {a.his} hands, and {t.they} got stuck high up above.
+    """,
+    "mishap.high": """
+        {A} threw {t} up into the air to catch {t.it} again. But {t.they} got stuck, high above {a.his} head.
+        "See how high I can throw {t.it}!" cried {a}. But {t.the} did not come down again.
+        {A} put {t} on a branch for a moment. A bird took {t.it} and dropped {t.it} much higher up.
     """,
     "mishap.water": """
         [Splash!|Plop!] {t} fell into the water.
@@ -200,11 +207,20 @@ PHRASES = {
         But on the way, {t} fell out of {a.his} bag, and {a.he} did not notice.
         Somewhere on the way, {t} slipped from {a.his} hand, and {a.he} did not notice.
     """,
+    # The lines of feel.sad and feel.glad go in pairs: the same words but for the feeling.
     "feel.sad": """
         {A} was [very|so] sad because {why}.
-        Tears came to {A.his} eyes because {why}.
-        {A} felt like crying because {why}.
-        {A} felt [sad|terrible|unhappy], because {why}.
+        {A} felt [terrible|unhappy|awful], because {why}.
+        {A} cried because {why}.
+        "What a bad day," said {a}, who was sad because {why}.
+        {A} had a heavy heart, because {why}.
+    """,
+    "feel.glad": """
+        {A} was [very|so] happy because {why}.
+        {A} felt [wonderful|glad|warm inside], because {why}.
+        {A} smiled because {why}.
+        "What a good day," said {a}, who was happy because {why}.
+        {A} had a light heart, because {why}.
     """,
     "cheer_up": """
         "Don't cry," said {a}. "[We will think of something|Two heads are better than one|I will help you]."
@@ -343,7 +359,7 @@ PHRASES = {
     """,
     "take": """
         {A} [took|picked up|reached for] {t}.
-        {A} took {t} [with both hands|in {a.his} arms|and looked at {t.it}].
+        {A} took {t} [with both hands|and looked at {t.it}|and held {t.it} tight].
         [Quickly|Carefully|Gladly], {a} picked up {t}.
     """,
     "thank": """
@@ -427,6 +443,12 @@ PHRASES = {
     "give_back": """
         [Later|Before supper], {a} brought {t} back to {b} and said thank you.
         {A} did not forget to bring {t} back to {b}.
+    """,
+
+    "beside": """
+        Next to it lay {t.a}.
+        {t.a} lay there, too.
+        There was also {t.a}, but that was of no use.
     """,
 
     # Searching
@@ -597,7 +619,7 @@ PHRASES = {
     """,
     "reason.ill": """
         But today, {b} was ill and had to stay in bed. {a} wanted to bring a present.
-        "{b} can't come out to play, {b} is ill," said a neighbor. {a} wanted to find a present to cheer up {b}.
+        "{b} is ill today," said a neighbor. {a} wanted to find a present to cheer up {b}.
     """,
     "reason.sad": """
         But for some days, {b} had been sad and quiet. {a} thought that a present might help.
@@ -617,7 +639,7 @@ PHRASES = {
         "{t.this} would be perfect for {f}," said {a}, and pointed at {t.a}.
     """,
     "price": """
-        "I don't want money," said {a}. "But I have always wanted {u.a}. Bring me {u.it}, and {t.the} {t.is} yours."
+        "I don't want money," said {a}. "But I have always wanted {u.a}. Find {u.one} for me, and {t.the} {t.is} yours."
         "Bring me {u.a}," said {a}, "and you can have {t.the}."
         {a} thought for a while. "I will give you {t.the} for {u.a}, {b}."
     """,
@@ -627,8 +649,8 @@ PHRASES = {
         {A} thought hard. The right place to look was surely {p.in}.
     """,
     "spot": """
-        And really, {t.a} {t.was} there! But {t.they} {t.was} not easy to get at.
-        There {t.was} {t.a}! But {a} could not reach {t.it}.
+        And really, there lay {t.a}! But {t.they} {t.was} not easy to get at.
+        There lay {t.a}! But {a} could not reach {t.it}.
     """,
     "trade": """
         "Here {u.is} {u.the}," said {a}. {b} smiled and gave {a} {t}.
@@ -683,7 +705,7 @@ PHRASES = {
 
     # Making something together
     "occasion": """
-        Soon there would be a [big|great|] {n}, and everybody wanted to bring something.
+        Soon there would be a [big|great|grand] {n}, and everybody wanted to bring something.
         It was the day before the {n}.
         "The {n} is coming," said {a}. "Let us do something special."
     """,
@@ -771,10 +793,17 @@ PHRASES = {
         {a} sat down on one side and {b} on the other. Both were [angry|sad].
         "It's your fault, {b}!" said {a}. But {a} knew that this was not quite true.
     """,
-    "make_up": """
+    "make_up.broken": """
         At last {a} said, "I'm sorry, {b}. [I should not have pulled|You are more important than {t.the}|Let's be friends again]."
-        "I'm sorry," said {a}. "Me too," said {b}. And they shook hands.
-        {a} could not be angry any longer. "{b}, shall we [fix it|get it back] together?"
+        "I'm sorry," said {a}. "Me too," said {b}. "Let's mend {t.the}."
+        After a while, {a} was not angry any more. "{b}, shall we mend {t.it} together?"
+        "{t.the} can be mended," said {a}. "Come, {b}, let's be friends again."
+    """,
+    "make_up.stuck": """
+        At last {a} said, "I'm sorry, {b}. [I should not have pulled|You are more important than {t.the}|Let's be friends again]."
+        "I'm sorry," said {a}. "Me too," said {b}. "Let's get {t.the} back."
+        After a while, {a} was not angry any more. "{b}, shall we get {t.it} back together?"
+        "We will never get {t.the} back like this," said {a}. "Come, {b}, let's be friends again."
     """,
     "mend.together": """
         With {u}, {a} and {b} mended {t}. {t.they} {t.was} almost as good as new.
@@ -789,7 +818,7 @@ PHRASES = {
     # Learning
     "wish": """
         More than anything, {a} wanted to {n}.
-        {A} had one big wish. {A} wanted to learn to {n}.
+        {A} had one big wish, which was to {n}.
         "I wish I could {n}," said {a} every evening.
         All the others could {n}. Only {a} could not.
     """,
@@ -816,7 +845,7 @@ PHRASES = {
     "advice": """
         "Nobody can {n} on the first day," said {a}. "I fell a hundred times. [Practice a little every day|One small step at a time], {b}."
         {a} smiled. "When I was little, I could not {n} either. [I tried every day|I did not give up]. You must do the same."
-        "Try it slowly," said {a}, "and try it every day. Then you will {n}, {b}."
+        "Try it slowly and try it every day," said {a}. "Then you will {n}, {b}."
     """,
     "practice": """
         So {a} practiced {n} every day, in the morning and in the evening.
@@ -889,8 +918,8 @@ PHRASES = {
     """,
     "reunite": """
         And there was {b}! {a} ran to her as fast as it could. "Mama!"
-        "My baby!" cried {b}, and {a} jumped into her arms.
-        {b} had been looking everywhere. Now she licked and hugged {a}, again and again.
+        "My baby!" cried {b}, and {a} pressed close to her.
+        {b} had been looking everywhere. Now she hugged {a}, again and again.
     """,
     "mother_thanks": """
         "You brought my little one home," said {a}. "How can I thank you, {b}?" "I'm just glad," said {b}.
@@ -1014,7 +1043,7 @@ PHRASES = {
     """,
     "pause": """
         "I have plenty of time," said {a}, and {n}.
-        So {a} stopped and {n}.
+        So {a} {n}.
         {A} was so sure to win that {a} {n}.
     """,
     "plod": """
@@ -1141,12 +1170,164 @@ PHRASES = {
     "inside": """
         Inside lay {t.a}, as good as new.
         In {u} was {t.a}, wrapped in soft paper.
-        {A} looked into {u}. There {t.was} {t.a}!
+        {A} looked into {u}. There lay {t.a}!
     """,
     "done.box": """
         A note said, "For the one who does not give up." So {t} {t.was} for {a}!
         On a card stood, "Keep me and love me." {A} took {t} home.
         Nobody knew whose {t.they} had been. So {a} was allowed to keep {t}.
+    """,
+
+    # Hide and seek
+    "let_us_hide": """
+        "Let's play hide and seek!" said {a}. So {b} counted to [ten|twenty|fifty].
+        "You count and I hide," said {a}. {b} closed both eyes. "One, two, three!"
+        They played hide and seek, and it was {a} who went to hide. {b} counted.
+    """,
+    "hide_self": """
+        {A} ran {p.to} and hid there.
+        Quick as a mouse, {a} hid {p.in}.
+        {A} tiptoed away and found a good spot {p.in}.
+    """,
+    "seek": """
+        No, {b} was not there.
+        "Are you here, {b}?" {a} called. Nobody answered.
+        {A} looked behind everything, but there was no {b}.
+        {a} found [a snail|an old shoe|a spider|a cobweb], but not {b}.
+    """,
+    "giveaway": """
+        It was very quiet. Then somebody {n}. Was that {a}?
+        There was no sign of {a}. But all at once somebody {n}.
+        {A} tried to keep still, but then {a} {n}.
+    """,
+    "found_you": """
+        "Found you, {b}!" cried {a}, and they both laughed.
+        "I see you, {b}!" called {a}. {b} had been {p.in} all the time.
+        "There you are, {b}!" {a} had won.
+    """,
+    "next_turn": """
+        "Now it's my turn to count," said {a}. "Go and hide, {b}!"
+        "How did you find me, {b}?" asked {a}. "I heard you," said {b}.
+    """,
+
+    # A noise in the night
+    "to_bed": """
+        At night, {a} lay in bed with {t} and could not sleep.
+        It was late. {a} was already in bed, and {t} {t.was} there, too.
+        One night, {a} woke up. It was dark, and {t} {t.was} close by.
+    """,
+    "noise_night": """
+        There! {n}, {n}. What was that?
+        Then there was a noise. {n}, {n}, {n}.
+        {n}, {n}! Something was out there.
+    """,
+    "fear_night": """
+        {A} held {t} tight and did not dare to move.
+        {A} pulled the blanket over {a.his} head. "I'm scared."
+        "Is it a [monster|ghost|giant]?" whispered {a}. {a.his} heart beat fast.
+    """,
+    "call": """
+        "{b}!" called {a}. "There is something in the dark!"
+        At last {a} called for {b}. "Please come!"
+        {A} ran out of bed to {b}. "I heard something!"
+    """,
+    "look_after": """
+        {a} came with {u}. "Let's look together, {b}."
+        "We will find out," said {a}, and lit {u} for {b}.
+        {a} took {b} by the hand and held up {u}.
+    """,
+    "only_night": """
+        And what was it? It was only {n}!
+        "Look, {b}," said {a}. "It is only {n}."
+        {b} had to laugh, for it was nothing but {n}.
+    """,
+    "good_night": """
+        {a} tucked in {b} and {t}. "Good night, [sleep tight|sweet dreams]."
+        "Good night, {b}," said {a}, and put {t} under the blanket, too.
+        Soon {b} was fast asleep, holding {t}. {a} smiled and closed the door.
+    """,
+
+    # A mess
+    "mess": """
+        {A.his} room was a mess. Things lay [on the floor|everywhere|in every corner].
+        You could not see the floor in {a.s} room, so many things lay about.
+        {A} never put anything away, and {a.his} room looked like it.
+    """,
+    "needed": """
+        On the day of the {n}, {a} wanted to take {t.a}. But where {t.was} {t.they}?
+        "I need {t.my} for the {n}," said {a}. But {t.the} {t.was} nowhere to be seen.
+        Soon the {n} would start, and {a} could not find {t}.
+    """,
+    "rummage": """
+        {A} threw things left and right, and the mess only got bigger.
+        {A} looked here and there, but in such a mess one can't find anything.
+        "Somebody must have taken {t.it}!" said {a}.
+    """,
+    "tidy_first": """
+        "First tidy your room, {b}," said {a}. "Then you will find {t.your}."
+        {a} looked in. "If everything had its place, {b}, you would not have to look for {t.your}."
+        "Put away one thing after the other, {b}," said {a}. "I will help you."
+    """,
+    "turned_up": """
+        {n.cap} lay {t.a} that {a} had missed for [weeks|days|a long time].
+        {A} found {t.a} {n}.
+        "Look, {t.my}!" cried {a}, for {t.they} had been {n} all along.
+    """,
+    "there_it_is": """
+        And last of all, {n}, there {t.was} {t.the}!
+        Then {a} looked {n}. "{t.my}!"
+        When almost everything was done, {a} saw {t.the} {n}.
+    """,
+
+    # Trading toys
+    "has_too": """
+        {a} had something nice, too. It was {t.a}.
+        {a}, on the other hand, had {t.a}.
+        And {a} had {t.a} and never lent {t.it} to anybody.
+    """,
+    "envy": """
+        {A} looked at {t.the} and thought that {t.they} {t.was} nicer than {u.the}. "Let's swap, {b}!"
+        "I like yours better," said {a} to {b}. "You can have {u.my} if I get {t.your}."
+        "{t.your} {t.is} so much nicer than {u.my}," said {a}. "Shall we swap, {b}?"
+    """,
+    "trade.toys": """
+        So {a} gave {u} to {b} and got {t}.
+        {b} agreed. Now {a} had {t}, and {b} had {u}.
+    """,
+    "misses": """
+        But soon {a} thought of {t}. How {b} laughed with {t.it}!
+        After a while, {a} felt strange. {a.he} missed {t}.
+        But it was not the same. {A} wanted to have {t} back.
+    """,
+    "swap_back": """
+        {a} did not look happy either. "Can I have {u.my} back, {b}?"
+        "I miss {u.my}," said {a} in a low voice. "Do you miss {t.the}, {b}?"
+        Then {a} came over. "{b}, shall we swap back?"
+    """,
+    "trade.back": """
+        So {a} gave back {u} and got {t} again.
+        {A} put {u} into {b.s} hands and took {t}. Now everything was in its place.
+    """,
+
+    # A picnic
+    "picnic": """
+        {a} and {b} wanted to have a picnic. {a} had {t.a}, and {b} had {u.a}.
+        "Let's eat outside!" said {a}. {a} packed {t.a}, and {b} packed {u.a}.
+        It was picnic day. {b} brought {u.a}, and {a} brought {t.a}.
+    """,
+    "spill": """
+        But oh no! {t.the} {n}.
+        When they sat down, {a} saw that {t.the} {n}.
+        Then it happened. {t.the} {n}.
+    """,
+    "halve": """
+        {a} saw it. "We still have {t.my}, {b}. Half of {t.it} is for you."
+        "Don't be sad, {b}," said {a}. "{t.my} {t.is} big enough for two."
+    """,
+    "thank_food": """
+        "That was the best {t.noun} in the world," said {a}. "Thank you, {b}!"
+        "Next time, I will share with you, {b}," said {a}.
+        "[Half a|A shared] {t.noun} tastes better than a whole one," said {a}, and {b} laughed.
     """,
 
     # Endings
@@ -1156,12 +1337,6 @@ PHRASES = {
         {n} when {a} [came home|sat by the window|went to bed] that {day}.
         {n}. {a} was back {home}.
         In the evening, {n.low}.
-    """,
-    "feel.glad": """
-        {A} was [very|so|] happy because {why}.
-        {A} fell asleep with a smile because {why}.
-        {A} felt [happy|warm inside|glad], because {why}.
-        "[What a day|That was a good day]," said {a}, who was happy because {why}.
     """,
     "keepsake": """
         From that day on, {a} took good care of {t}.
@@ -1268,6 +1443,31 @@ PHRASES = {
         Those who say sorry should get a second chance.
         And a new friend is better than an old quarrel.
     """,
+    "moral.listen": """
+        {A} had learned that good ears find more than quick feet.
+        Those who listen find what others miss.
+        "You only have to listen," said {a}.
+    """,
+    "moral.look": """
+        {A} had learned to look before being afraid.
+        Most monsters are only [the wind|a mouse|a shadow], and {a} knew it now.
+        By daylight, {a} laughed about it.
+    """,
+    "moral.tidy": """
+        {A} had learned to put everything in its place.
+        A place for everything saves a lot of time.
+        From then on, the {a.trait} {a.species} tidied up every [evening|week].
+    """,
+    "moral.own": """
+        {A} had learned that one's own things are dear, too.
+        What others have only looks better from far away.
+        "I like mine best," said {a}.
+    """,
+    "moral.share_food": """
+        {A} had learned that sharing makes everyone full.
+        There is always enough for those who share.
+        A friend who shares is worth more than a full bag.
+    """,
     "moral.try": """
         {A} had learned never to give up too soon.
         For those who look long enough, every lock has a key.
@@ -1282,6 +1482,12 @@ PHRASES = {
 
 # Why somebody feels what they feel: a clause about the event that caused it.
 CAUSES = {
+    "break": "{t.the} {t.was} broken",
+    "lost_baby": "{a} had lost its mother",
+    "need": "{a} was still hungry",
+    "fear": "{a.he} was so afraid",
+    "fear_night": "there was something in the dark",
+    "blow_away": "{t.the} had been carried off by the wind",
     "mishap": """
         {t.the} [{t.was} out of reach|could not be reached]
         {a.he} could not get at {t.the}
@@ -1311,6 +1517,13 @@ CAUSES = {
         {t.the} {t.was} in good hands
     """,
     "make_up": "{a} was a friend now",
+    "found_you": "it had been so much fun",
+    "good_night": "there was nothing to be afraid of",
+    "thank_food": "{b} had shared with {a.him}",
+    "spill": """
+        {t.the} {t.was} gone
+        {a.he} was hungry and had nothing to eat
+    """,
     "win": "{a.he} had not given up",
     "harvest": "the waiting was over",
     "done": "everything had gone well",

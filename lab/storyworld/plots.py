@@ -1,9 +1,10 @@
-"""What happens: a cast and a setting are drawn, a goal is chosen, and the characters work their way past what is in between.
+"""What happens: a cast and a setting are drawn, a goal is chosen, and the characters work their way past what is in
+between.
 
-`Story` holds one world and offers moves that solve problems in it (`recover`, `overcome`, `fetch_tool`, `reach`, ...). A
-move looks at the state of the world, does what helps, and may call other moves: to get the kite down takes a ladder, the
-ladder belongs to the farmer, the farmer wants some help first. The goals in goals.py (`lost`, `gift`, `quarrel`, ...) set a
-problem up, solve it through these moves and leave a lesson.
+`Story` holds one world and offers moves that solve problems in it (`recover`, `overcome`, `fetch_tool`, `reach`,
+...). A move looks at the state of the world, does what helps, and may call other moves: to get the kite down takes a
+ladder, the ladder belongs to the farmer, the farmer wants some help first. The goals in goals.py (`lost`, `gift`,
+`quarrel`, ...) set a problem up, solve it through these moves and leave a lesson.
 """
 
 from . import words
@@ -11,12 +12,40 @@ from .world import REMEDIES, Character, Dice, Event, Place, Thing, World
 
 ANIMAL_SETTINGS = ("farm", "sea", "woods", "mountain")
 TITLES = {"she": ("Aunt", "Miss", "Granny", "Old", "Mrs."), "he": ("Uncle", "Mr.", "Grandpa", "Old", "Mr.")}
-TROUBLES = {"high": "tall", "water": "water", "buried": "soft", "crack": "cracks"}  # trouble: the feature of a place where it can happen
-STUCK_AS = {"high": "stuck high up", "water": "floating on the water", "buried": "half under the earth", "crack": "deep down in a crack",
-            "heavy": "under something very heavy"}
+TROUBLES = {
+    "high": "tall",
+    "water": "water",
+    "buried": "soft",
+    "crack": "cracks",
+}
+STUCK_AS = {
+    "high": "stuck high up",
+    "water": "floating on the water",
+    "buried": "half under the earth",
+    "crack": "deep down in a crack",
+    "heavy": "under something very heavy",
+}
 SKILLS = ("climb", "fly", "swim", "dig", "squeeze", "push")
-GLAD = ("recover", "thank", "present", "share_food", "mend", "forgive", "reunite", "succeed", "brave", "deliver", "make_up", "win", "harvest",
-        "done", "reward")
+GLAD = (
+    "recover",
+    "thank",
+    "present",
+    "share_food",
+    "mend",
+    "forgive",
+    "reunite",
+    "succeed",
+    "brave",
+    "deliver",
+    "make_up",
+    "win",
+    "harvest",
+    "done",
+    "reward",
+    "found_you",
+    "good_night",
+    "thank_food",
+)
 
 
 class Story:
@@ -30,43 +59,55 @@ class Story:
         self.setting = dice.pick(ANIMAL_SETTINGS if self.animals else list(words.PLACES))
         self.places = [self._place(noun) for noun in dice.sample(words.PLACES[self.setting], 7)]
         self.home = Place("house", "in", (), "", ())
-        self.home_words = dice.pick(words.HOMES[self.setting].split("|")).replace("*", dice.pick(words.HOME_LOOKS))
+        self.home_words = dice.pick(words.HOMES[self.setting].split("|"))
+        self.home_words = self.home_words.replace("*", dice.pick(words.HOME_LOOKS)).replace(
+            "#", dice.pick(words.COLORS[:-2])
+        )
         self.weather = words.WEATHER[dice.pick(list(words.WEATHER))]
         self.day = dice.pick(words.DAYS)
         self.hero = self.put(self.character("hero"), self.home)
         self.friend: Character | None = None
         self.lesson = ""
-        self.effort = 1 + dice.chance(0.5)  # how many obstacles the story can still bear
+        self.effort = int(dice.chance(0.4))  # how many more obstacles the story can bear
+        self.told_sky = False  # whether the weather has been mentioned
         self._break = False
 
     # Drawing people, places and things
 
     def _place(self, noun: str) -> Place:
         preposition, features, details = words.PLACES[self.setting][noun]
-        return Place(noun, preposition, tuple(features.split()), self.dice.pick(words.PLACE_LOOKS), tuple(details.split("|")))
+        return Place(
+            noun,
+            preposition,
+            tuple(features.split()),
+            self.dice.pick(words.PLACE_LOOKS["inside" if "indoors" in features or "dark" in features else "outside"]),
+            tuple(details.split("|")),
+        )
 
-    def place(self, feature: str = "") -> Place:
-        """A place not used so far, with the feature if one has it."""
-        fits = [p for p in self.places if feature in p.features] if feature else self.places
+    def place(self, feature: str = "", avoid: str = "") -> Place:
+        """A place not used so far, with the one feature and without the other if there is such a place."""
+        fits = [p for p in self.places if (not feature or feature in p.features) and avoid not in p.features]
         place = self.dice.pick(fits or self.places)
         self.places.remove(place)
         return place
 
-    def trap(self, troubles=("high", "water", "crack", "buried")) -> tuple[Place, str]:
-        """A place and a way to get stuck there."""
-        trouble = self.dice.pick(troubles)
+    def trap(self, thing: Thing, troubles=("high", "water", "crack", "buried")) -> tuple[Place, str]:
+        """A place and a way for the thing to get stuck there."""
+        trouble = self.dice.pick(("water", "buried") if thing.noun in words.BULKY else troubles)
         place = self.place(TROUBLES[trouble])
         return place, trouble if TROUBLES[trouble] in place.features else "heavy"
 
-    def character(self, role: str, pronoun: str = "", traits: tuple[str, ...] = (), skills: tuple[str, ...] = ()) -> Character:
+    def character(
+        self, role: str, pronoun: str = "", traits: tuple[str, ...] = (), skills: tuple[str, ...] = ()
+    ) -> Character:
         """A child; an animal in an animal story, or wherever the skill of an animal is asked for."""
         pronoun = pronoun or self.dice.pick(("she", "he"))
         trait = self.dice.pick(traits or list(words.TRAITS))
         name = self.names[pronoun].pop()
         if not self.animals and not skills:
             return Character(name, {"she": "girl", "he": "boy"}[pronoun], pronoun, trait, "", role)
-        species = self.noun([kind for kind, facts in words.ANIMALS.items() if not skills or facts[0] in skills])
-        return Character(name, species, pronoun, trait, words.ANIMALS[species][0], role)
+        species = self.noun([kind for kind, skill in words.ANIMALS.items() if not skills or skill in skills])
+        return Character(name, species, pronoun, trait, words.ANIMALS[species], role)
 
     def noun(self, options) -> str:
         """One of the nouns that no other thing or animal of this story has."""
@@ -78,14 +119,16 @@ class Story:
         """A grown-up who works at the place."""
         pronoun = self.dice.pick(("she", "he"))
         fits = [job for job, places in words.ELDERS.items() if place.noun in places and job not in self.taken]
-        job = self.noun(fits or words.ELDERS)
+        job = self.noun(fits or ("traveler", "neighbor", "cleaner"))
         name = f"{self.dice.pick(TITLES[pronoun])} {self.names[pronoun].pop()}"
         return self.put(Character(name, job, pronoun, "", "", "elder"), place)
 
     def relative(self) -> Character:
         """A grown-up of the hero's family, at home."""
         pronoun = self.dice.pick(("she", "he"))
-        return self.put(Character(self.dice.pick(words.FAMILY[pronoun]), "grown-up", pronoun, "", "", "family"), self.home)
+        return self.put(
+            Character(self.dice.pick(words.FAMILY[pronoun]), "grown-up", pronoun, "", "", "family"), self.home
+        )
 
     def stranger(self, place: Place, skills: tuple[str, ...] = SKILLS) -> Character:
         return self.put(self.character("stranger", skills=skills), place)
@@ -143,9 +186,11 @@ class Story:
 
     def open(self, friend: float = 0.4) -> None:
         """Who the hero is, where, on what kind of day, and perhaps with whom."""
-        self.maybe(0.4, "sky", note=self.dice.pick(self.weather[1].split("|")))
+        self.told_sky = self.dice.chance(0.3)
+        if self.told_sky:
+            self.do("sky", note=self.dice.pick(self.weather[1].split("|")))
         self.do("intro")
-        self.maybe(0.5, "trait", note=self.dice.pick(words.TRAITS[self.hero.trait].split("|")))
+        self.maybe(0.25, "trait", note=self.dice.pick(words.TRAITS[self.hero.trait].split("|")))
         if self.dice.chance(friend):
             self.befriend()
 
@@ -171,14 +216,14 @@ class Story:
             return
         company = self.company()
         self.go(place)
-        if company and self.dice.chance(0.25):
+        if company and self.dice.chance(0.12):
             self.do("chat", other=company)
         dark = "dark" in place.features and place not in self.world.lit
         if dark and self.effort > 0 and self.hero.trait != "brave" and self.dice.chance(0.4):
             self.effort -= 1
             self.face_the_dark(place)
         else:
-            self.maybe(0.45, "notice", place=place, note=self.dice.pick(place.details))
+            self.maybe(0.2, "notice", place=place, note=self.dice.pick(place.details))
 
     def face_the_dark(self, place: Place) -> None:
         company = self.company()
@@ -196,32 +241,34 @@ class Story:
         self.do("brave", place=place)
         self.lesson = self.lesson or "courage"
 
+    def mishap(self, thing: Thing, place: Place, trouble: str) -> None:
+        blown = trouble == "high" and thing.stuff in words.LIGHT
+        self.do("blow_away" if blown else "mishap", thing=thing, place=place, note=trouble)
+
     def overcome(self, thing: Thing) -> None:
         """Get at a thing that is stuck: try alone first, then with an animal's skill or with a tool."""
         trouble, here = self.world.trouble[thing], self.world.where[self.hero]
         use, skills = REMEDIES[trouble]
         if self.hero.skill in skills:
             self.do("free", thing=thing, note=self.hero.skill)
-            self.do("take", thing=thing)
             self.lesson = self.lesson or "think"
             return
         self.do("fail", thing=thing, note=trouble, place=here)
-        if self.hero.trait in ("proud", "stubborn", "boastful", "impatient") and self.dice.chance(0.6):
+        if self.hero.trait in ("proud", "stubborn", "boastful", "impatient") and self.dice.chance(0.4):
             self.do("alone")
             self.do("fail", thing=thing, note=trouble, place=here)
             self.lesson = self.lesson or "ask"
-        if self.company() and self.dice.chance(0.4):
-            self.do("cheer_up", self.friend, other=self.hero)
+        if self.company():
+            self.maybe(0.4, "cheer_up", self.friend, other=self.hero)
         else:
-            self.maybe(0.4, "sigh")
+            self.maybe(0.25, "sigh")
         self.scene()
-        if skills and (self.company() and self.friend.skill in skills or self.dice.chance(0.35)):
+        if skills and ((self.company() and self.friend.skill in skills) or self.dice.chance(0.35)):
             self.be_helped(thing, skills)
             return
         tool = self.fetch_tool(use, here)
         self.do("free", thing=thing, tool=tool, note={"dig": "dig_out"}.get(use, use))
-        self.do("take", thing=thing)
-        if self.world.owner.get(tool) and self.world.owner[tool].role == "elder" and self.dice.chance(0.5):
+        if self.world.owner.get(tool) and self.world.owner[tool].role == "elder" and self.dice.chance(0.2):
             self.go(self.world.where[self.world.owner[tool]], "return")
             self.do("give_back", thing=tool, other=self.world.owner[tool])
 
@@ -233,7 +280,6 @@ class Story:
             self.do("meet", other=helper, note="helper")
         self.do("ask_help", other=helper, thing=thing)
         self.do("free", helper, thing=thing, note=helper.skill, other=self.hero)
-        self.do("take", thing=thing)
         self.do("thank", other=helper, thing=thing)
         self.lesson = self.lesson or "ask"
 
@@ -252,12 +298,19 @@ class Story:
             self.put(tool, place)
             self.do("recall_tool", thing=tool, place=place)
             self.reach(place)
+            self.beside(place)
             self.do("take", thing=tool)
             self.lesson = self.lesson or "think"
         else:
             self.borrow(tool, place)
         self.go(back_to, "return")
         return tool
+
+    def beside(self, place: Place) -> None:
+        """Sometimes other things lie about."""
+        if self.dice.chance(0.25):
+            decoy = self.put(self.thing(self.dice.pick(("toy", "clothes", "treasure", "food"))), place)
+            self.do("beside", thing=decoy, place=place)
 
     def borrow(self, tool: Thing, place: Place) -> None:
         """Ask a grown-up for a tool; some want a favor first."""
@@ -280,7 +333,7 @@ class Story:
 
     def look_for(self, thing: Thing, found_at: Place) -> None:
         """Search in a wrong place or two, then learn where the thing is: somebody saw it, or one remembers."""
-        for _ in range(self.dice.pick((0, 1, 1, 2))):
+        for _ in range(self.dice.pick((0, 0, 1, 1, 2))):
             place = self.place()
             self.reach(place)
             if self.dice.chance(0.4):
@@ -310,12 +363,6 @@ class Story:
         self.do("tell", witness, other=self.hero, thing=thing, place=found_at)
         self.lesson = self.lesson or "ask"
 
-    def look_for_key(self, key: Thing, where: Place) -> None:
-        if self.dice.chance(0.5):
-            self.ask_around(key, where)
-        else:
-            self.do("know_where", thing=key, place=where)
-
     def recover(self, thing: Thing, place: Place) -> None:
         """Go to where the thing is and get it back, whatever it is stuck in."""
         self.reach(place)
@@ -331,11 +378,12 @@ class Story:
     def close(self, thing: Thing | None = None, keep: bool = True) -> None:
         """The end of the day, how it feels, and the lesson."""
         self.scene()
-        self.maybe(0.45, "evening", note=self.dice.pick(self.weather[2].split("|")))
-        if self.dice.chance(0.75):
+        skies = self.weather[2].split("|") if self.told_sky else words.EVENINGS
+        self.maybe(0.28, "evening", note=self.dice.pick(skies))
+        if self.dice.chance(0.35):
             cause = next(e for e in reversed(self.world.events) if e.kind in GLAD)
             self.do("feel", note="glad", because=cause)
-        if thing and keep and self.dice.chance(0.5):
+        if thing and keep and self.dice.chance(0.3):
             self.do("keepsake", thing=thing)
         if not self.dice.chance(0.12):
             self.do("moral", note=self.lesson or "friends", thing=thing)

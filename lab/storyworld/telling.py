@@ -11,7 +11,8 @@ The template language, small enough to read at a glance:
     {p} {p.in} {p.to}   the place: "the old barn", "in the old barn", "to the old barn"
     {n} {why}           the note of the event; a clause about its cause
 
-A first mention introduces: "her friend Omar", "a red kite". Inside quotation marks a character is called by the bare name.
+A first mention introduces: "her friend Omar", "a red kite". Inside quotation marks a character is called by the bare
+name.
 """
 
 import re
@@ -22,7 +23,7 @@ from .plots import Story
 from .world import PRONOUNS, Character, Dice, Event, Place, Thing
 
 _TOKEN = re.compile(r"[\[\]|]|\{[^}]*\}|\"|[^\[\]|{}\"]+")
-_SENTENCE_START = re.compile(r'(^"?|[.!?] "?|\." |, "|: ")([a-z])')
+_SENTENCE_START = re.compile(r'(^"?|[.!?] "?|\." |: ")([a-z])')
 
 
 def compile_template(text: str):
@@ -59,7 +60,9 @@ def compile_template(text: str):
 
 def compile_table(table: dict[str, str]) -> dict[str, list]:
     """One template a line: kind -> compiled templates."""
-    return {kind: [compile_template(line.strip()) for line in lines.strip().splitlines()] for kind, lines in table.items()}
+    return {
+        kind: [compile_template(line.strip()) for line in lines.strip().splitlines()] for kind, lines in table.items()
+    }
 
 
 TEMPLATES = compile_table(PHRASES)
@@ -71,10 +74,10 @@ class Teller:
 
     def __init__(self, story: Story, dice: Dice):
         self.dice, self.hero, self.friend = dice, story.hero, story.friend
-        self.words = {"home": story.home_words, "day": story.day}
-        self.owner = dict(story.world.start["owner"])  # Thing -> Character, kept up with the events
+        self.home, self.day = story.home_words, story.day
+        self.owner = {thing.id: owner for thing, owner in story.world.start["owner"].items()}  # kept up with the events
         self.known = {}  # id of what was mentioned -> True
-        self.used = {}  # (key, index of a template) -> True, so that no wording comes twice
+        self.used = {}  # (kind, number of a wording) -> True, so that no wording comes twice
         self.previous, self.current = {}, {}  # characters named in the previous and in the present sentence group
 
     def tell(self, event: Event) -> str:
@@ -83,19 +86,18 @@ class Teller:
             self.previous = {}
         self.current = {}
         key = f"{event.kind}.{event.note}" if f"{event.kind}.{event.note}" in TEMPLATES else event.kind
-        text = self._render(self._choose(key, TEMPLATES[key]), event)
+        text = self._render(self._choose(event.kind, TEMPLATES[key]), event)
         self.previous = self.current
         if event.kind in ("present", "trade"):
-            self.owner[event.thing] = event.other if event.kind == "present" else event.actor
+            self.owner[event.thing.id] = event.other if event.kind == "present" else event.actor
         return _SENTENCE_START.sub(lambda m: m.group(1) + m.group(2).upper(), text)
 
-    def _choose(self, key, options):
+    def _choose(self, kind: str, options: list):
+        """One of the wordings, if possible one that this kind of event has not had yet in this story."""
         start = int(self.dice.random() * len(options))
-        for step in range(len(options)):
-            index = (start + step) % len(options)
-            if (key, index) not in self.used:
-                break
-        self.used[key, index] = True
+        order = [(start + step) % len(options) for step in range(len(options))]
+        index = next((i for i in order if (kind, i) not in self.used), start)
+        self.used[kind, index] = True
         return options[index]
 
     def _render(self, items, event: Event) -> str:
@@ -112,8 +114,11 @@ class Teller:
     def _slot(self, event: Event, role: str, form: str, quoted: bool) -> str:
         if role == "n":
             return _NOTE_FORMS[form](event.note)
-        if role.lower() in self.words:
-            return self.words[role.lower()]
+        if role == "day":
+            return self.day
+        if role == "home":
+            home, self.home = self.home, self.home.replace(" a ", " the ", 1)  # "in a hut", later "in the hut"
+            return home
         if role == "why":
             return self._render(self.dice.pick(CAUSE_TEMPLATES[event.because.kind]), event.because)
         entity = self._entity(event, role.lower())
@@ -125,8 +130,16 @@ class Teller:
 
     def _entity(self, event: Event, role: str):
         if role == "o":
-            return self.owner[event.thing]
-        return {"a": event.actor, "b": event.other, "h": self.hero, "f": self.friend, "t": event.thing, "u": event.tool, "p": event.place}[role]
+            return self.owner[event.thing.id]
+        return {
+            "a": event.actor,
+            "b": event.other,
+            "h": self.hero,
+            "f": self.friend,
+            "t": event.thing,
+            "u": event.tool,
+            "p": event.place,
+        }[role]
 
     # Characters
 
@@ -135,6 +148,9 @@ class Teller:
             return getattr(who, form)
         if form == "kind":
             return article(f"{who.trait} {who.species}") if who.trait else article(who.species)
+        if form == "name":
+            self.known[who.id] = self.current[who.id] = who
+            return who.name
         subject, objective, possessive, reflexive = PRONOUNS[who.pronoun]
         forms = {"": subject, "he": subject, "him": objective, "his": possessive, "himself": reflexive}
         if form and not may_be_pronoun and form != "s":
@@ -151,7 +167,13 @@ class Teller:
         if who.id not in self.previous and who.id not in self.current:
             return False
         others = [*self.previous.values(), *self.current.values()]
-        return all(other is who or other.pronoun != who.pronoun for other in others)
+        return all(other.id == who.id or other.pronoun != who.pronoun for other in others)
+
+    def _is_alone(self, who: Character) -> bool:
+        """Named in the present sentence group, with nobody else of the same pronoun in it."""
+        return who.id in self.current and all(
+            other.id == who.id or other.pronoun != who.pronoun for other in self.current.values()
+        )
 
     def _name(self, who: Character) -> str:
         if who.id in self.known:
@@ -166,7 +188,11 @@ class Teller:
         if who.role in ("family", "mother"):
             return who.name
         if who is self.friend:
-            return f"{PRONOUNS[self.hero.pronoun][2]} friend {who.name}" if self.hero.id in self.current else f"{self.hero.name}'s friend {who.name}"
+            return (
+                f"{PRONOUNS[self.hero.pronoun][2]} friend {who.name}"
+                if self.hero.id in self.current
+                else f"{self.hero.name}'s friend {who.name}"
+            )
         return f"{article(who.species)} named {who.name}"
 
     # Things and places
@@ -182,34 +208,50 @@ class Teller:
         short = full if self.dice.chance(0.55) else thing.noun
         first = thing.id not in self.known
         self.known[thing.id] = True
-        if form == "a" or (first and not form and not quoted and thing not in self.owner):
-            return f"some {full}" if plural or thing.mass else article(full)
+        if form == "a" or (first and not form and not quoted and thing.id not in self.owner):
+            return f"a pair of {full}" if plural else f"some {full}" if thing.mass else article(full)
         if form in ("my", "your"):
             return f"{form} {short}"
-        owner = self.owner.get(thing)
+        owner = self.owner.get(thing.id)
         if form == "the" or quoted or owner is None:
             return f"the {full if first else short}"
-        if owner is actor and owner.id in self.current and (first or self.dice.chance(0.5)):
+        if actor and owner.id == actor.id and self._is_alone(owner) and (first or self.dice.chance(0.5)):
             return f"{PRONOUNS[owner.pronoun][2]} {full if first else short}"
         return f"{owner.name}'s {full}" if first and owner.id in self.known else f"the {full if first else short}"
 
     def _place(self, place: Place, form: str) -> str:
         first = place.id not in self.known
         self.known[place.id] = True
-        name = f"the {place.adjective} {place.noun}" if first or self.dice.chance(0.3) else f"the {place.noun}"
+        name = (
+            f"the {place.adjective} {place.noun}"
+            if place.adjective and (first or self.dice.chance(0.35))
+            else f"the {place.noun}"
+        )
         return {"in": f"{place.preposition} {name}", "to": f"to {name}", "from": f"from {name}"}.get(form, name)
 
 
 # Words that agree with a thing: singular, plural.
 _THING_WORDS = {
-    "it": ("it", "them"), "they": ("it", "they"), "was": ("was", "were"), "is": ("is", "are"), "has": ("has", "have"),
-    "s": ("s", ""), "this": ("this", "these"), "that": ("that", "those"), "its": ("its", "their"), "isnt": ("isn't", "aren't"),
+    "it": ("it", "them"),
+    "they": ("it", "they"),
+    "was": ("was", "were"),
+    "is": ("is", "are"),
+    "has": ("has", "have"),
+    "s": ("s", ""),
+    "this": ("this", "these"),
+    "that": ("that", "those"),
+    "its": ("its", "their"),
+    "isnt": ("isn't", "aren't"),
     "one": ("one", "some"),
 }
 
 
-_NOTE_FORMS = {"": str, "cap": lambda note: note[0].upper() + note[1:], "low": lambda note: note[0].lower() + note[1:],
-               "be": lambda note: "was" if note.startswith(("a ", "an ")) else "were"}
+_NOTE_FORMS = {
+    "": str,
+    "cap": lambda note: note[0].upper() + note[1:],
+    "low": lambda note: note[0].lower() + note[1:],
+    "be": lambda note: "was" if note.startswith(("a ", "an ")) else "were",
+}
 
 
 def tell_story(events: list[Event], teller: Teller) -> str:

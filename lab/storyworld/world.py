@@ -1,7 +1,7 @@
 """The simulated world behind a story: who and what there is, the state, and how each event changes it.
 
-Nothing in this file writes English. A plot (plots.py) asks for events, `World.apply` checks that an event is possible and
-changes the state, and the list of events is all that the teller (telling.py) gets to see.
+Nothing in this file writes English. A plot (plots.py) asks for events, `World.apply` checks that an event is
+possible and changes the state, and the list of events is all that the teller (telling.py) gets to see.
 """
 
 import random
@@ -98,14 +98,18 @@ class World:
     where: dict = field(default_factory=dict)  # Character or Thing lying about -> Place
     holder: dict = field(default_factory=dict)  # Thing -> Character
     owner: dict = field(default_factory=dict)  # Thing -> Character
-    trouble: dict = field(default_factory=dict)  # Thing -> what keeps it from being taken: high, water, buried, crack, heavy, locked
+    trouble: dict = field(
+        default_factory=dict
+    )  # Thing -> what keeps it from being taken: high, water, buried, crack, heavy, locked
     broken: dict = field(default_factory=dict)  # Thing -> True
     need: dict = field(default_factory=dict)  # Character -> hungry, tired, cold
     feels: dict = field(default_factory=dict)  # Character -> happy, sad, afraid, angry, proud, sorry, thankful
     knows: dict = field(default_factory=dict)  # (Character, Thing) -> Place
     lit: dict = field(default_factory=dict)  # Place -> True when somebody brought light
     events: list = field(default_factory=list)
-    start: dict = field(default_factory=lambda: {"where": {}, "holder": {}, "owner": {}, "trouble": {}})  # before the first event
+    start: dict = field(
+        default_factory=lambda: {"where": {}, "holder": {}, "owner": {}, "trouble": {}}
+    )  # before the first event
 
     def place_of(self, entity) -> Place:
         """Where somebody or something is; what is carried is where its holder is."""
@@ -189,7 +193,11 @@ def _present(world, e):
 
 def _trade(world, e):
     """`actor` gives `tool` and gets `thing` from `other`."""
-    require(world.holder.get(e.tool) is e.actor and world.holder.get(e.thing) is e.other, e, "both must hold what they trade")
+    require(
+        world.holder.get(e.tool) is e.actor and world.holder.get(e.thing) is e.other,
+        e,
+        "both must hold what they trade",
+    )
     world.holder[e.tool], world.holder[e.thing] = e.other, e.actor
     world.owner[e.tool], world.owner[e.thing] = e.other, e.actor
 
@@ -214,18 +222,24 @@ def _mend(world, e):
 
 # What each trouble yields to: the use of a tool, or the skill of an animal.
 REMEDIES = {
-    "high": ("reach", ("climb", "fly")), "water": ("scoop", ("swim",)), "buried": ("dig", ("dig",)),
-    "crack": ("pick", ("squeeze",)), "heavy": ("pull", ("push",)), "locked": ("open", ()),
+    "high": ("reach", ("climb", "fly")),
+    "water": ("scoop", ("swim",)),
+    "buried": ("dig", ("dig",)),
+    "crack": ("pick", ("squeeze",)),
+    "heavy": ("pull", ("push",)),
+    "locked": ("open", ()),
 }
 
 
 def _free(world, e):
-    """The trouble ends, by a tool that the actor holds or by the actor's own skill."""
+    """The trouble ends, by a tool that the actor holds or by the actor's own skill; whoever it was done for has the thing."""
     use, skills = REMEDIES[world.trouble[e.thing]]
-    able = world.holder.get(e.tool) is e.actor and e.tool.use == use if e.tool else e.actor.skill in skills or e.note == "together"
+    able = world.holder.get(e.tool) is e.actor and e.tool.use == use if e.tool else e.actor.skill in skills
     require(able, e, f"{world.trouble[e.thing]} takes a tool to {use} or one of the skills {skills}")
     _same_place(world, e, e.thing)
     del world.trouble[e.thing]
+    if e.thing.kind != "box":
+        world.holder[e.thing] = e.other or e.actor  # an animal that helps hands the thing over
 
 
 def _tell(world, e):
@@ -246,26 +260,83 @@ def _rest(world, e):
     world.need.pop(e.actor, None)
 
 
+def _spoil(world, e):
+    """Food is lost; it is no longer anywhere."""
+    require(e.thing.kind == "food" and world.holder.get(e.thing) is e.actor, e, "only what one holds can be spilled")
+    del world.holder[e.thing]
+    world.need[e.actor] = "hungry"
+
+
 def _light(world, e):
     require(e.tool.use == "shine" and world.holder.get(e.tool) is e.actor, e, "light takes a lamp that one holds")
     world.lit[world.where[e.actor]] = True
 
 
 EFFECTS = {
-    "go": _go, "return": _go, "appear": _go, "ahead": _go_alone, "plod": _go_alone,
-    "take": _take, "leave": _leave, "mishap": _mishap, "steal": _steal, "give": _give, "lend": _give, "give_back": _give, "fetch": _give,
+    "go": _go,
+    "return": _go,
+    "appear": _go,
+    "ahead": _go_alone,
+    "hide_self": _go_alone,
+    "plod": _go_alone,
+    "take": _take,
+    "leave": _leave,
+    "mishap": _mishap,
+    "blow_away": _mishap,
+    "steal": _steal,
+    "give": _give,
+    "lend": _give,
+    "give_back": _give,
+    "fetch": _give,
     "deliver": _give,
-    "present": _present, "trade": _trade, "eat": _eat, "share_food": _eat, "break": _break, "mend": _mend, "free": _free, "tell": _tell,
-    "see": _see, "find": _see, "need": _need, "rest": _rest, "light": _light,
+    "present": _present,
+    "trade": _trade,
+    "eat": _eat,
+    "share_food": _eat,
+    "break": _break,
+    "mend": _mend,
+    "free": _free,
+    "tell": _tell,
+    "see": _see,
+    "find": _see,
+    "need": _need,
+    "spill": _spoil,
+    "rest": _rest,
+    "light": _light,
 }
 
 # How events make people feel. kind: ((whose slot, feeling), ...)
 FEELINGS = {
-    "miss": (("actor", "sad"),), "mishap": (("owner", "sad"),), "steal": (("owner", "sad"),), "break": (("owner", "sad"),),
-    "recover": (("actor", "happy"),), "present": (("other", "happy"),), "share_food": (("other", "thankful"),), "eat": (("actor", "happy"),),
-    "fear": (("actor", "afraid"),), "guilt": (("actor", "sorry"),), "confess": (("actor", "sorry"),), "forgive": (("other", "happy"),),
-    "refuse": (("other", "sad"),), "mock": (("other", "sad"),), "succeed": (("actor", "proud"),), "fail": (("actor", "sad"),),
-    "thank": (("other", "proud"),), "mend": (("owner", "happy"),), "reunite": (("actor", "happy"),), "brave": (("actor", "proud"),),
-    "quarrel": (("actor", "angry"), ("other", "angry")), "make_up": (("actor", "happy"), ("other", "happy")),
-    "deliver": (("other", "happy"),), "win": (("actor", "proud"),), "lost_baby": (("actor", "sad"),),
+    "miss": (("actor", "sad"),),
+    "mishap": (("owner", "sad"),),
+    "blow_away": (("owner", "sad"),),
+    "steal": (("owner", "sad"),),
+    "break": (("owner", "sad"),),
+    "recover": (("actor", "happy"),),
+    "present": (("other", "happy"),),
+    "share_food": (("other", "thankful"),),
+    "eat": (("actor", "happy"),),
+    "fear": (("actor", "afraid"),),
+    "fear_night": (("actor", "afraid"),),
+    "spill": (("actor", "sad"),),
+    "misses": (("actor", "sad"),),
+    "good_night": (("other", "happy"),),
+    "found_you": (("actor", "happy"),),
+    "thank_food": (("actor", "thankful"),),
+    "guilt": (("actor", "sorry"),),
+    "confess": (("actor", "sorry"),),
+    "forgive": (("other", "happy"),),
+    "refuse": (("other", "sad"),),
+    "mock": (("other", "sad"),),
+    "succeed": (("actor", "proud"),),
+    "fail": (("actor", "sad"),),
+    "thank": (("other", "proud"),),
+    "mend": (("owner", "happy"),),
+    "reunite": (("actor", "happy"),),
+    "brave": (("actor", "proud"),),
+    "quarrel": (("actor", "angry"), ("other", "angry")),
+    "make_up": (("actor", "happy"), ("other", "happy")),
+    "deliver": (("other", "happy"),),
+    "win": (("actor", "proud"),),
+    "lost_baby": (("actor", "sad"),),
 }

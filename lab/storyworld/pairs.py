@@ -1,0 +1,252 @@
+"""Pairs of texts that differ in one thing: one agrees with what happened in the story, the other does not.
+
+A story is told up to some event, and that last event is told twice with the same dice: once as it happened, once
+with another tool, place, person, cause, feeling or form. The context is therefore the same to the letter. Every pair
+carries the facts it rests on, so that anybody can replay the events and decide which text is right.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from . import words
+from .goals import make_story
+from .plots import Story
+from .telling import Teller, tell_story
+from .world import Dice, Event
+
+MOST_BYTES = 700  # of a whole text, so that it fits into a context of 256 tokens
+Claim = list  # a relation and its arguments, in plain words
+Change = tuple[Event, Claim, Claim]  # the altered event, what the good text claims, what the bad text claims
+
+TOOL_EVENTS = ("free", "mend", "light")
+# Events in which `actor` does `other` a good turn.
+GOOD_TURNS = (
+    "free",
+    "fetch",
+    "lend",
+    "share_food",
+    "present",
+    "hand_back",
+    "give_back",
+    "forgive",
+    "reunite",
+    "room",
+    "stop_help",
+    "deliver",
+)
+THANKS = ("thank", "thanks_food", "thanks_present", "reward", "thank_food", "praise")
+# What brings the opposite feeling, in the order of preference.
+OPPOSITE = {
+    "recover": "miss",
+    "mend": "break",
+    "reunite": "lost_baby",
+    "share_food": "need",
+    "brave": "fear",
+    "good_night": "fear_night",
+    "miss": "recover",
+    "mishap": "recover",
+    "steal": "recover",
+    "blow_away": "recover",
+}
+FORMS = "he she him her his himself herself".split()
+
+
+def affordance(s: Story, at: int, dice: Dice) -> Change | None:
+    """The right tool for it, or food to eat, against another thing of the story."""
+    event = s.world.events[at]
+    slot = "tool" if event.kind in TOOL_EVENTS and event.tool else "thing" if event.kind == "share_food" else None
+    if not slot:
+        return None
+    right = getattr(event, slot)
+    others = [thing for thing in _things(s, at) if thing.use != right.use and thing not in (event.thing, event.tool)]
+    if not others:
+        return None
+    wrong = dice.pick(others)
+    return (
+        dataclasses.replace(event, **{slot: wrong}),
+        ["affords", right.id, right.use],
+        ["affords", wrong.id, right.use],
+    )
+
+
+def location(s: Story, at: int, dice: Dice) -> Change | None:
+    """Where a thing or somebody is, after the story has told it."""
+    event = s.world.events[at]
+    what = {"find": event.thing, "tell": event.thing, "remember": event.thing, "found_you": event.other}.get(event.kind)
+    told = [
+        e
+        for e in s.world.events[:at]
+        if e.kind in ("leave", "tell", "remember", "follow", "hide_self") and what in (e.thing, e.actor)
+    ]
+    others = [place for place in _places(s, at) if place is not event.place]
+    if not what or not told or not others:
+        return None
+    wrong = dice.pick(others)
+    return dataclasses.replace(event, place=wrong), ["at", what.id, event.place.id], ["at", what.id, wrong.id]
+
+
+def who_did_it(s: Story, at: int, dice: Dice) -> Change | None:
+    """Who did whom a good turn: the thanks go the wrong way round."""
+    event = s.world.events[at]
+    helped = [(e.actor, e.other) for e in s.world.events[:at] if e.kind in GOOD_TURNS]
+    if event.kind not in THANKS or (event.other, event.actor) not in helped or (event.actor, event.other) in helped:
+        return None
+    wrong = dataclasses.replace(event, actor=event.other, other=event.actor)
+    return wrong, ["helped", event.other.id, event.actor.id], ["helped", event.actor.id, event.other.id]
+
+
+def cause(s: Story, at: int, dice: Dice) -> Change | None:
+    """Why somebody feels like that."""
+    event = s.world.events[at]
+    if event.kind != "feel" or event.because.kind not in OPPOSITE:
+        return None
+    opposite = OPPOSITE[event.because.kind]
+    earlier = [e for e in s.world.events[:at] if e.kind == opposite]
+    if not earlier and opposite != "recover":
+        return None
+    wrong = dataclasses.replace(event.because, kind=opposite) if not earlier else earlier[-1]
+    feeling = {"glad": "happy", "sad": "sad"}[event.note]
+    claims = [["feels_because", event.actor.id, feeling, why.kind] for why in (event.because, wrong)]
+    return dataclasses.replace(event, because=wrong), *claims
+
+
+def feeling(s: Story, at: int, dice: Dice) -> Change | None:
+    """What somebody feels about what has happened."""
+    event = s.world.events[at]
+    if event.kind != "feel":
+        return None
+    wrong = dataclasses.replace(event, note={"glad": "sad", "sad": "glad"}[event.note])
+    claims = [
+        ["feels_because", event.actor.id, {"glad": "happy", "sad": "sad"}[e.note], event.because.kind]
+        for e in (event, wrong)
+    ]
+    return wrong, *claims
+
+
+def recall(s: Story, at: int, dice: Dice) -> Change | None:
+    """What a thing was like, as told when it first came up."""
+    event = s.world.events[at]
+    known = {thing.id: thing for thing in _things(s, at)}
+    if not event.thing or event.thing.id not in known or not event.thing.adjective:
+        return None
+    right = event.thing
+    table = (
+        words.COLORS
+        if right.adjective in words.COLORS
+        else words.LOOKS[right.stuff or "tool" if right.kind != "food" else "food"].split()
+    )
+    others = [adjective for adjective in table if adjective != right.adjective]
+    wrong = dataclasses.replace(right, adjective=dice.pick(others))
+    return (
+        dataclasses.replace(event, thing=wrong),
+        ["looks", right.id, right.adjective],
+        ["looks", right.id, wrong.adjective],
+    )
+
+
+def agreement(s: Story, at: int, dice: Dice) -> Change | None:
+    """The pronoun that goes with a name."""
+    event = s.world.events[at]
+    who = event.actor
+    if who.pronoun == "it" or who.role == "family":
+        return None
+    other = {"she": "he", "he": "she"}[who.pronoun]
+    if any(c and c.pronoun == other for e in s.world.events[: at + 1] for c in (e.actor, e.other)):
+        return None  # the other pronoun could mean somebody else
+    wrong = dataclasses.replace(event, actor=dataclasses.replace(who, pronoun=other))
+    return wrong, ["pronoun", who.id, who.pronoun], ["pronoun", who.id, other]
+
+
+KINDS: dict[str, Callable[[Story, int, Dice], Change | None]] = {
+    "affordance": affordance,
+    "location": location,
+    "who_did_it": who_did_it,
+    "cause": cause,
+    "feeling": feeling,
+    "recall": recall,
+    "agreement": agreement,
+}
+
+
+def minimal_pairs(count: int, seed: int | str = 0, version: str = "") -> Iterator[dict]:
+    """`count` pairs, the kinds in turn. Each is a dict: kind, sentence_good, sentence_bad (the whole texts), facts.
+
+    facts: cast, things, the state at the start, the events so far (see `Event.record`), and the claims of both texts.
+    """
+    kinds, number = list(KINDS), 0
+    for done in range(count):
+        pair = None
+        while pair is None:
+            pair = _pair(f"storyworld/{version}/pairs/{seed}/{number}", kinds[done % len(kinds)])
+            number += 1
+        yield pair
+
+
+def _pair(seed: str, kind: str) -> dict | None:
+    """A pair of the kind from the story with this seed, if it has one."""
+    dice = Dice(seed)
+    story = make_story(dice)
+    for at in dice.sample(range(2, len(story.world.events)), len(story.world.events) - 2):
+        change = KINDS[kind](story, at, dice)
+        if change:
+            wrong, good_claim, bad_claim = change
+            good, bad = (_told(story, at, last, seed) for last in (story.world.events[at], wrong))
+            if len(good.encode()) <= MOST_BYTES and _differs_well(kind, good, bad):
+                return {
+                    "kind": kind,
+                    "sentence_good": good,
+                    "sentence_bad": bad,
+                    "facts": facts(story, at, good_claim, bad_claim),
+                }
+    return None
+
+
+def _told(story: Story, at: int, last: Event, seed: str) -> str:
+    return tell_story([*story.world.events[:at], last], Teller(story, Dice(f"{seed}/telling")))
+
+
+def _differs_well(kind: str, good: str, bad: str) -> bool:
+    """Whether the change shows in the wording, and (for agreement) in nothing but pronouns."""
+    if good == bad:
+        return False
+    if kind != "agreement":
+        return True
+    words_of = [[word.strip('.,!?"') for word in text.lower().split()] for text in (good, bad)]
+    same_length = len(words_of[0]) == len(words_of[1])
+    return same_length and all(a == b or (a in FORMS and b in FORMS) for a, b in zip(*words_of, strict=True))
+
+
+def _things(s: Story, at: int) -> list:
+    """The things that the story has mentioned before this event, without doubles."""
+    return list({thing.id: thing for e in s.world.events[:at] for thing in (e.thing, e.tool) if thing}.values())
+
+
+def _places(s: Story, at: int) -> list:
+    """The places that the story has led to before this event."""
+    return list(
+        {e.place.id: e.place for e in s.world.events[:at] if e.place and e.kind in ("go", "return", "leave")}.values()
+    )
+
+
+def facts(story: Story, at: int, good_claim: Claim, bad_claim: Claim) -> dict:
+    """Everything needed to judge a pair, as plain words: no object of this package."""
+    events = story.world.events[:at]
+    things = {t.id: {"adjective": t.adjective, "use": t.use, "kind": t.kind} for t in _things(story, at + 1)}
+    cast = {
+        c.id: {"species": c.species, "pronoun": c.pronoun}
+        for e in [*events, story.world.events[at]]
+        for c in (e.actor, e.other)
+        if c
+    }
+    start = {
+        table: {key.id: getattr(value, "id", value) for key, value in entries.items()}
+        for table, entries in story.world.start.items()
+    }
+    return {
+        "cast": cast,
+        "things": things,
+        "start": start,
+        "events": [e.record() for e in events],
+        "good": good_claim,
+        "bad": bad_claim,
+    }
