@@ -84,6 +84,9 @@ class ModelConfig(Config):
     num_layers: int = 8  # depth: more layers compose more steps, one after the other
     vocab_size: int = 2048  # V, must be the tokenizer's; V x dim parameters, much of a small model
     max_seq_len: int = 512  # longest context in tokens; attention's time grows with its square
+    # blocks: names under which classes are registered with @layer, your own too
+    attn_block: str = "MQA"  # what mixes positions
+    mlp_block: str = "MLP"  # what works on each position
     # attention
     num_q_heads: int = 4  # H, attention patterns per layer
     num_kv_heads: int = 2  # G, shared by groups of H/G query heads: fewer make the decode cache smaller

@@ -10,6 +10,7 @@ Every block takes (B, T, D) to (B, T, D). What concerns the whole batch (positio
 x in a `Context`; nothing is kept on a module between calls.
 """
 
+import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,17 @@ def layer(name: str) -> Callable[[type], type]:
         return cls
 
     return register
+
+
+def find_block(name: str) -> type:
+    """The class registered under `name`. Raises ValueError with the nearest name and how to register one."""
+    if name in LAYERS:
+        return LAYERS[name]
+    close = difflib.get_close_matches(name, LAYERS, n=1)
+    raise ValueError(
+        f"unknown block {name!r}; {f'did you mean {close[0]!r}?' if close else f'there are {sorted(LAYERS)}'} "
+        f'Your own block is registered by @layer("{name}") above its class: run that cell or import that file first'
+    )
 
 
 # ---------------------------------------------------------------- context: what a whole forward pass shares
@@ -232,6 +244,7 @@ class MQA(LoggingModule):
     """
 
     causal, decodes = True, True
+    last = "Wo"  # the matrix that writes to the residual stream: it starts at zero
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()
@@ -298,6 +311,7 @@ class MLP(LoggingModule):
     """
 
     causal, decodes = True, True
+    last = "Wdown"
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()
@@ -332,8 +346,8 @@ class ResidualLayer(LoggingModule):
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()
-        self.attn_norm, self.attn = make_norm(cfg), MQA(cfg)
-        self.mlp_norm, self.mlp = make_norm(cfg), MLP(cfg)
+        self.attn_norm, self.attn = make_norm(cfg), find_block(cfg.attn_block)(cfg)
+        self.mlp_norm, self.mlp = make_norm(cfg), find_block(cfg.mlp_block)(cfg)
         self.attn_post_norm = make_norm(cfg) if cfg.post_norm else nn.Identity()
         self.mlp_post_norm = make_norm(cfg) if cfg.post_norm else nn.Identity()
         self.dropout = nn.Dropout(cfg.dropout_rate)
@@ -384,10 +398,9 @@ class GPT(LoggingModule):
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         nn.init.normal_(self.head.weight, std=0.02)
-        if not self.cfg.post_norm:
-            for block in self.layers:
-                nn.init.zeros_(block.attn.Wo.weight)
-                nn.init.zeros_(block.mlp.Wdown.weight)
+        for block in self.modules():
+            if hasattr(block, "last") and not self.cfg.post_norm:
+                nn.init.zeros_(getattr(block, block.last).weight)
 
     def context(self, tokens: Tensor, *, decode: bool = False, segments: Tensor | None = None) -> Context:
         """The context for `model(tokens, ctx)`. With `decode=True` it starts an empty decode state for B rows.

@@ -225,33 +225,31 @@ def open_source(dataset: str, *, valid_dataset: str = "", limit_bytes: int = 50_
     if limit_bytes < 1:
         raise ValueError(f"limit_bytes={limit_bytes} must be at least 1 (bytes of training text)")
     cache = Path(cache_dir) if cache_dir is not None else cache_folder()
-    if dataset in NAMES:
-        source = NAMES[dataset](limit_bytes, seed, cache)
-    else:
-        source = _from_path(dataset, cache, divide=not valid_dataset)
+
+    def find(name: str, hold_out: bool) -> Source:
+        return NAMES[name](limit_bytes, seed, cache) if name in NAMES else _from_path(name, cache, hold_out)
+
+    source = find(dataset, hold_out=not valid_dataset)
     if not valid_dataset:
         return source
-    if valid_dataset in NAMES:
-        other = NAMES[valid_dataset](limit_bytes, seed, cache)
-        valid = other.split("valid")
-    else:
-        other = _from_path(valid_dataset, cache, divide=False)
-        valid = other.split("train")
+    other = find(valid_dataset, hold_out=False)
+    valid = other.splits.get("valid", other.splits["train"])
     return replace(source, notice=f"{source.notice}; validation: {other.name}", splits=source.splits | {"valid": valid})
 
 
-def _from_path(dataset: str, cache: Path, divide: bool) -> Source:
-    """A file or folder, all of it as "train", or divided into "train" and "valid"."""
+def _from_path(dataset: str, cache: Path, hold_out: bool) -> Source:
+    """A file or folder. Beside other files, those with "valid" in their names are for validation; where there are none,
+    a part of the text is, if `hold_out` says so."""
     files = _supported_files(dataset)
     name, whole = Path(dataset).expanduser().resolve().name, _split_of(files)
     text = f"text: {name} ({whole.size / 1e6:.1f} MB)"
-    if not divide:
-        return Source(name, text, {"train": whole}, cache)
     validation = [file for file in files if re.search(r"(^|[-_.])val(id|idation)?([-_.]|$)", file.name.lower())]
     training = [file for file in files if file not in validation]
     if validation and training:
         notice = f"{text}; validation: its {', '.join(file.name for file in validation)}"
         return Source(name, notice, {"train": _split_of(training), "valid": _split_of(validation)}, cache)
+    if not hold_out:
+        return Source(name, text, {"train": whole}, cache)
     splits, how = _hold_out(whole, name)
     return Source(name, f"{text}; validation: {how}", splits, cache)
 

@@ -25,6 +25,7 @@ from lab.files import ROOT
 NAME = "roneneldan/TinyStories"      # Source: Eldan & Li 2023, arXiv 2305.07759
 PROBE_SECONDS = 3                    # a hub that has not answered by then counts as out of reach
 STALL_SECONDS = 20                   # ... and so does one that afterwards delivers nothing for so long
+CLIENT = [sys.executable, "-m", "lab.hub"]      # the other process: see `_report`
 
 
 def local_files(split: str) -> list[Path]:
@@ -64,13 +65,12 @@ def stories(split: str, least_rate: float = 0) -> Iterator[str]:
     STALL_SECONDS, or when after that time fewer than `least_rate` characters per second have come."""
     from huggingface_hub import constants
     with subprocess.Popen(
-        [sys.executable, "-m", "lab.hub", split], cwd=ROOT,
-        env=os.environ | {"HF_ENDPOINT": constants.ENDPOINT},
+        [*CLIENT, split], cwd=ROOT, env=os.environ | {"HF_ENDPOINT": constants.ENDPOINT},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     ) as process:
         try:
-            if not process.stdout.readline():       # comes when the hub client is loaded: time that is not the hub's
-                raise ConnectionError("the hub client (package `datasets`) could not be loaded; install requirements.txt")
+            if not process.stdout.readline():       # comes when the hub client is loaded, which is not the hub's time
+                raise ConnectionError("the hub client (package `datasets`) does not load; install requirements.txt")
             begin, received = time.monotonic(), 0
             for text in _texts(process.stdout):
                 received += len(text)

@@ -91,7 +91,7 @@ def tune(model: NGram, held_out: Documents, scales: Sequence[float] = (0.6, 0.8,
 
 
 def bits_per_byte(model: NGram, documents: Documents, texts: Sequence[str], skip: Sequence[int] = ()) -> float:
-    """Total negative log-likelihood of the text tokens / ln 2 / UTF-8 bytes of the texts; `skip` holds EOS and padding ids."""
+    """Negative log-likelihood of the tokens but `skip` (EOS, padding) / ln 2 / UTF-8 bytes of the texts."""
     return model.nats(documents, skip) / math.log(2) / sum(len(text.encode("utf-8")) for text in texts)
 
 
@@ -122,7 +122,7 @@ def _level(keys: np.ndarray, counts: np.ndarray, vocab_size: int) -> Level:
 
 
 def _discounts(counts: np.ndarray) -> np.ndarray:
-    """D1, D2, D3+ from the counts of counts (Chen & Goodman 1998); 0.5, 1, 1.5 where there is too little to estimate from."""
+    """D1, D2, D3+ from the counts of counts (Chen & Goodman 1998); 0.5, 1, 1.5 where there are too few of them."""
     n = [int((counts == c).sum()) for c in (1, 2, 3, 4)]
     if min(n) == 0:
         return np.array([0.5, 1.0, 1.5])

@@ -29,13 +29,13 @@ class Progress:
         """After every optimizer step."""
         now = time.perf_counter()
         self.times.append(now)
-        self.started = self.started or (done - 1, now)
-        if now - self.drawn_at < self.redraw_seconds and done < total:
+        self.started = self.started or (done, now)  # the first step is slower than the others
+        first, since = self.started
+        if len(self.times) < 2 or (now - self.drawn_at < self.redraw_seconds and done < total):
             return
         self.drawn_at = now
-        first, since = self.started
-        seconds_left = (now - since) / max(1, done - 1 - first) * (total - done)
-        speed = (len(self.times) - 1) * tokens_per_step / max(1e-9, now - self.times[0])
+        seconds_left = (now - since) / (done - first) * (total - done)
+        speed = (len(self.times) - 1) * tokens_per_step / (now - self.times[0])
         self.status(
             f"step {done:,}/{total:,}  loss {loss:.3f}  {self.bits_per_byte:.3f} bits/byte  "
             f"{speed:,.0f} tokens/s  {minutes(elapsed)} gone, {minutes(seconds_left)} left"
@@ -73,7 +73,7 @@ class TerminalProgress(Progress):
             f"{minutes(row['Time Elapsed'])}"
         )
         if sample:
-            print("    " + " ".join(sample.split())[:150], flush=True)
+            print("    " + printable(sample)[:150], flush=True)
 
     def close(self, line: str) -> None:
         self.say(line)
@@ -132,9 +132,14 @@ def draw_progress(log: Log, sample: str):
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     if sample:
-        text = textwrap.shorten(" ".join(sample.split()), 210, placeholder=" …")
+        text = textwrap.shorten(printable(sample), 210, placeholder=" …").replace("$", r"\$")
         figure.supxlabel("\n".join(textwrap.wrap(text, 105)), fontsize=8, style="italic", x=0.02, ha="left")
     return figure
+
+
+def printable(text: str) -> str:
+    """One line without control characters, of which a model that has learned little writes many."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 
 def make_progress() -> Progress:

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import tracemalloc
@@ -152,6 +153,9 @@ def test_folder(tmp_path):
     assert list(source.documents("train")) == ["One.", "Two."]
     assert validation_documents(source) == ["Three."]
     assert "my_valid.txt" in source.notice
+    write(tmp_path / "my_valid.txt", ["Four."])
+    source = open_source(str(tmp_path), valid_dataset=str(tmp_path / "my_valid.txt"))
+    assert list(source.documents("train")) == ["One.", "Two."] and validation_documents(source) == ["Four."]
 
 
 @pytest.mark.parametrize("dataset, error, message", [
@@ -704,33 +708,36 @@ def test_name_lookup_that_hangs(monkeypatch):
         open_source("tinystories")
 
 
-class StopsAfterTheProbe(Hub):
-    def do_GET(self):
-        if "/resolve/" in self.path:
-            time.sleep(30)
-        super().do_GET()
-
-    do_HEAD = do_GET
+def client(monkeypatch, code: str) -> None:
+    """Put a few lines of Python in the place of the hub client's process."""
+    monkeypatch.setattr(hub, "CLIENT", [sys.executable, "-S", "-c", f"import json, time\n{code}"])
 
 
 def test_hub_that_stops_answering(serve, monkeypatch, cache):
-    serve(StopsAfterTheProbe)
+    serve(Hub)
+    client(monkeypatch, """print("{}\\n" + json.dumps({"text": "One."}), flush=True); time.sleep(100)""")
     monkeypatch.setattr(hub, "STALL_SECONDS", 1)
     begin = time.monotonic()
     source = open_source("auto", limit_bytes=20_000)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
     assert source.name == "storyworld" and "delivered nothing for 1 s" in source.notice
-    assert not list(cache.glob("tinystories*"))
+    assert not list(cache.glob("*tinystories*"))
+
+
+def test_hub_client_that_is_missing(serve, monkeypatch):
+    serve(Hub)
+    client(monkeypatch, "import no_such_module")
+    with pytest.raises(ConnectionError, match="does not load; install"):
+        open_source("tinystories")
 
 
 @pytest.mark.parametrize("lines, reason", [
-    ([{"text": "One."}, {"error": "HfHubHTTPError: 500"}], r"failed \(HfHubHTTPError: 500\)"),
-    ([{"text": "One."}], "broke off"),
+    ([{"loaded": True}, {"text": "One."}, {"error": "HfHubHTTPError: 500"}], r"failed \(HfHubHTTPError: 500\)"),
+    ([{"loaded": True}, {"text": "One."}], "broke off"),
 ])
 def test_transfer_that_fails(serve, monkeypatch, cache, lines, reason):
     serve(Hub)
-    raw = [json.dumps(line).encode() for line in lines]
-    monkeypatch.setattr(hub, "stories", lambda split, rate: hub._texts(raw))
+    client(monkeypatch, f"for line in {lines!r}: print(json.dumps(line))")
     with pytest.raises(ConnectionError, match=reason):
         open_source("tinystories")
     assert not list(cache.glob("*"))
@@ -741,12 +748,11 @@ def test_auto_does_not_wait_for_a_slow_hub(serve, monkeypatch):
     monkeypatch.setattr(hub, "STALL_SECONDS", 0.5)
     monkeypatch.setattr(data, "VALID_DOCUMENTS", 10)
 
-    def drip(lines):            # in place of what the hub client's process writes
-        for i in range(1000):
-            time.sleep(0.1)
-            yield f"Story {i}."
-
-    monkeypatch.setattr(hub, "_texts", drip)
+    client(monkeypatch, """
+print("{}")
+while True:
+    print(json.dumps({"text": "A story."}), flush=True)
+    time.sleep(0.1)""")
     assert "the Hugging Face hub is slow (0 kB/s)" in open_source("auto", limit_bytes=20_000).notice
     assert "from the Hugging Face hub" in open_source("tinystories", limit_bytes=30).notice
 

@@ -347,3 +347,25 @@ def test_the_registry_holds_the_blocks_and_takes_a_replacement():
         assert LAYERS["Mine"] is Mine
     finally:
         del LAYERS["Mine"]
+
+
+def test_a_block_of_ones_own_is_used_by_its_name():
+    try:
+
+        @model_file.layer("Halve")
+        class Halve(torch.nn.Module):
+            def __init__(self, cfg):
+                super().__init__()
+
+            def forward(self, x, ctx=None):
+                return x / 2
+
+        model = GPT(SMALL.replace(mlp_block="Halve"))
+        assert all(type(block.mlp) is Halve for block in model.layers)
+        assert model(some_tokens(SMALL)).shape == (3, 24, 50)
+    finally:
+        del LAYERS["Halve"]
+    with pytest.raises(ValueError, match=r"unknown block 'Halve'.*@layer\(\"Halve\"\)"):
+        GPT(SMALL.replace(mlp_block="Halve"))
+    with pytest.raises(ValueError, match="unknown block 'MQQ'; did you mean 'MQA'"):
+        GPT(SMALL.replace(attn_block="MQQ"))

@@ -333,7 +333,7 @@ def grow(s: Story) -> None:
     s.do("sprout", note=sprout)
     s.scene()
     s.do("harvest", place=bed, note=fruit)
-    s.do("share_harvest", other=s.friend or giver, note=fruit)
+    s.do("share_harvest", other=s.friend or giver, note="friend" if s.friend else "giver")
     s.lesson = "patience"
     s.close()
 

@@ -14,7 +14,7 @@ from .plots import Story
 from .telling import Teller, tell_story
 from .world import Dice, Event
 
-MOST_BYTES = 700  # of a whole text, so that it fits into a context of 256 tokens
+MOST_BYTES = 1000  # of a whole text, so that it fits into a context of 512 tokens of the 2048-piece tokenizer
 Claim = list  # a relation and its arguments, in plain words
 Change = tuple[Event, Claim, Claim]  # the altered event, what the good text claims, what the bad text claims
 
@@ -40,12 +40,10 @@ OPPOSITE = {
     "recover": "miss",
     "mend": "break",
     "reunite": "lost_baby",
-    "share_food": "need",
     "brave": "fear",
     "good_night": "fear_night",
     "miss": "recover",
     "mishap": "recover",
-    "steal": "recover",
     "blow_away": "recover",
 }
 FORMS = "he she him her his himself herself".split()

@@ -203,10 +203,6 @@ PHRASES = {
         Nobody saw {b} come. In a flash, {t} {t.was} gone, and so was the thief.
         But {b} liked {t} too, took {t.it} and was gone.
     """,
-    "trip": """
-        But on the way, {t} fell out of {a.his} bag, and {a.he} did not notice.
-        Somewhere on the way, {t} slipped from {a.his} hand, and {a.he} did not notice.
-    """,
     # The lines of feel.sad and feel.glad go in pairs: the same words but for the feeling.
     "feel.sad": """
         {A} was [very|so] sad because {why}.
@@ -1113,7 +1109,7 @@ PHRASES = {
         {a}, {b} and {n} kept each other warm and listened to the rain.
     """,
     "storm_over": """
-        After an hour, the storm was over, and the sun came out.
+        After a while, the storm was over, and the sun came out.
         At last, the rain stopped. A rainbow stood in the sky.
     """,
     "gift_back": """
@@ -1473,18 +1469,12 @@ PHRASES = {
         For those who look long enough, every lock has a key.
         "Never give up," says {a} to everyone.
     """,
-    "moral.friends": """
-        {A} had learned that a friend is the best thing of all.
-        And they lived happily {home}.
-        {A} was thankful for it all.
-    """,
 }
 
 # Why somebody feels what they feel: a clause about the event that caused it.
 CAUSES = {
     "break": "{t.the} {t.was} broken",
     "lost_baby": "{a} had lost its mother",
-    "need": "{a} was still hungry",
     "fear": "{a.he} was so afraid",
     "fear_night": "there was something in the dark",
     "blow_away": "{t.the} had been carried off by the wind",
@@ -1496,7 +1486,6 @@ CAUSES = {
         {t.the} {t.was} gone
         {a.he} had lost {t.the}
     """,
-    "steal": "{t.the} {t.was} gone",
     "recover": """
         {t.the} {t.was} back
         {a.he} had {t.the} again
@@ -1505,7 +1494,6 @@ CAUSES = {
         {b} had helped {a.him}
         {b} had been so kind
     """,
-    "share_food": "{b} was not hungry any more",
     "mend": "{t.the} {t.was} whole again",
     "present": "{b} loved {t.the}",
     "brave": "{a.he} had been so brave",

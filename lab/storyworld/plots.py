@@ -61,7 +61,7 @@ class Story:
         self.home = Place("house", "in", (), "", ())
         self.home_words = dice.pick(words.HOMES[self.setting].split("|"))
         self.home_words = self.home_words.replace("*", dice.pick(words.HOME_LOOKS)).replace(
-            "#", dice.pick(words.COLORS[:-2])
+            "#", dice.pick(words.HOUSE_COLORS)
         )
         self.weather = words.WEATHER[dice.pick(list(words.WEATHER))]
         self.day = dice.pick(words.DAYS)
@@ -386,4 +386,4 @@ class Story:
         if thing and keep and self.dice.chance(0.3):
             self.do("keepsake", thing=thing)
         if not self.dice.chance(0.12):
-            self.do("moral", note=self.lesson or "friends", thing=thing)
+            self.do("moral", note=self.lesson, thing=thing)

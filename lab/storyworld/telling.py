@@ -5,11 +5,13 @@ The template language, small enough to read at a glance:
     [big|small|]        one of the alternatives, at random (may be nested, may be empty)
     {a} {b} {h} {f} {o} the actor, the other, the hero, the hero's companion, the owner of the thing: always by name
     {A} {B} ...         the same, but by pronoun where nobody else can be meant
-    {a.him} {a.his} {a.he} {a.himself}   a pronoun in any case;  {A.him} {A.his}: a pronoun where it is clear, else the name
+    {a.he} {a.him} {a.his} {a.himself}   always a pronoun;  {A.him} {A.his} a pronoun where it is clear, else the name
+    {a.s} {a.name}      "Amina's"; the bare name, even at the first mention
     {t} {u}             the thing, the tool: "a red kite" at first, later "the red kite", "the kite" or "her kite"
     {t.a} {t.the} {t.my} {t.your} {t.noun} {t.it} {t.they} {t.was} {t.is} {t.has} {t.s} {t.use} {t.using} {t.used}
     {p} {p.in} {p.to}   the place: "the old barn", "in the old barn", "to the old barn"
     {n} {why}           the note of the event; a clause about its cause
+    {home} {day}        "in a red house by the sea", later "in the red house by the sea"; the day of the week
 
 A first mention introduces: "her friend Omar", "a red kite". Inside quotation marks a character is called by the bare
 name.
@@ -27,7 +29,7 @@ _SENTENCE_START = re.compile(r'(^"?|[.!?] "?|\." |: ")([a-z])')
 
 
 def compile_template(text: str):
-    """A template as a list whose items are plain text, choices (lists of lists) or slots (role, form, inside quotes)."""
+    """A template as a list of plain texts, choices (lists of such lists) and slots (role, form, inside quotes?)."""
     tokens = _TOKEN.findall(text)
     state = {"at": 0, "quoted": False}
 

@@ -66,13 +66,13 @@ ELDERS = {
     "sailor": ("harbor", "pier", "lighthouse", "boathouse", "sea cave"), "librarian": ("library", "school"),
     "groom": ("stable", "barn", "pasture"), "cook": ("kitchen", "bakery", "cellar", "shed"),
     "shopkeeper": ("shop", "market", "street"), "keeper": ("lighthouse", "park", "tower"),
-    "blacksmith": ("workshop", "square", "stable", "old mine"),
+    "blacksmith": ("workshop", "square", "stable", "mine"),
     "builder": ("yard", "street", "shed", "bridge", "mill", "porch"),
     "woodcutter": ("clearing", "oak tree", "pine forest", "hollow log", "slope"),
     "ranger": ("hill", "lake", "cave", "waterfall", "oak tree", "pine forest"),
     "ferryman": ("lake", "stream", "pond", "mountain lake", "pier"),
     "goatherd": ("pasture", "slope", "valley", "ravine", "hill"),
-    "guide": ("mountain lake", "ravine", "ice cave", "old mine", "cave", "cliff", "slope"),
+    "guide": ("mountain lake", "ravine", "ice cave", "mine", "cave", "cliff", "slope"),
     "cheesemaker": ("hut", "pasture", "village green", "barn"),
     "collector": ("rock pool", "beach", "dune", "attic", "berry patch", "ice cave"),
     "egg seller": ("henhouse", "market", "well"),
@@ -185,7 +185,7 @@ PLACES = {
         "ravine": ("in", "water cracks",
             "A stream rushed far below|Ferns grew between the rocks|The walls were steep"),
         "pasture": ("in", "soft", "Goats nibbled the grass|A shepherd whistled|Small blue flowers grew there"),
-        "old mine": ("in", "dark cracks", "The rails were rusty|It was black as ink|A cold wind came out of it"),
+        "mine": ("in", "dark cracks", "The rails were rusty|It was black as ink|A cold wind came out of it"),
     },
 }
 PLACE_LOOKS = {"inside": "old quiet little big cozy cool dusty narrow crooked lonely".split(),
@@ -407,6 +407,7 @@ HOMES = {
         "in a * hut in the mountains|on the side of a * mountain"
     ),
 }
+HOUSE_COLORS = "red blue green yellow white brown gray pink".split()
 HOME_LOOKS = "small little quiet old big cozy lovely tiny".split()
 
 FAMILY = {
@@ -459,7 +460,7 @@ PROMISES = {
     "water the roses": ("roses", "the roses hung their heads", "carried water until it was dark"),
     "watch the soup": ("soup", "the soup boiled over and put out the fire", "scrubbed the stove and cooked new soup"),
     "bring in the washing": ("washing", "the rain had made all the washing wet", "hung up every shirt again"),
-    "post the letter": ("letter", "the postman had already gone", "ran after the postman and gave him the letter"),
+    "post the letter": ("letter", "the postman had already gone", "ran after the postman with the letter"),
     "walk the old dog": ("dog", "the old dog sat sadly by the door", "went on a long walk with the old dog"),
     "mind the lambs": ("lambs", "one lamb was missing", "looked behind every bush and found the lamb"),
     "tie up the boat": ("boat", "the boat had floated away", "waded into the water and pulled the boat back"),

@@ -232,7 +232,7 @@ REMEDIES = {
 
 
 def _free(world, e):
-    """The trouble ends, by a tool that the actor holds or by the actor's own skill; whoever it was done for has the thing."""
+    """The trouble ends, by a tool that the actor holds or by a skill; whoever it was done for has the thing."""
     use, skills = REMEDIES[world.trouble[e.thing]]
     able = world.holder.get(e.tool) is e.actor and e.tool.use == use if e.tool else e.actor.skill in skills
     require(able, e, f"{world.trouble[e.thing]} takes a tool to {use} or one of the skills {skills}")
@@ -254,10 +254,6 @@ def _see(world, e):
 
 def _need(world, e):
     world.need[e.actor] = e.note
-
-
-def _rest(world, e):
-    world.need.pop(e.actor, None)
 
 
 def _spoil(world, e):
@@ -289,9 +285,9 @@ EFFECTS = {
     "give_back": _give,
     "fetch": _give,
     "deliver": _give,
+    "hand_back": _give,
     "present": _present,
     "trade": _trade,
-    "eat": _eat,
     "share_food": _eat,
     "break": _break,
     "mend": _mend,
@@ -301,7 +297,6 @@ EFFECTS = {
     "find": _see,
     "need": _need,
     "spill": _spoil,
-    "rest": _rest,
     "light": _light,
 }
 
@@ -315,7 +310,6 @@ FEELINGS = {
     "recover": (("actor", "happy"),),
     "present": (("other", "happy"),),
     "share_food": (("other", "thankful"),),
-    "eat": (("actor", "happy"),),
     "fear": (("actor", "afraid"),),
     "fear_night": (("actor", "afraid"),),
     "spill": (("actor", "sad"),),
