@@ -163,7 +163,7 @@ def _score(model: nn.Module, ids: list[list[int]], *, batch_size: int, progress:
 def _score_batch(model: nn.Module, batch: list[Window], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Loss and rank of each target of a batch, padding left out: three tensors (N,).
 
-    Padding stands on the right, where a causal model cannot look at it from any real token.
+    Padding (id 0, any would do) stands on the right, where a causal model cannot look at it from any real token.
     """
     width = len(batch[0])  # the first is the longest
     padded = torch.tensor([w.tokens + [0] * (width - len(w)) for w in batch], device=device)  # (B, T+1)

@@ -111,7 +111,7 @@ def test_sentences_start_with_a_capital_and_end(many):
 
 def test_articles(many):
     for text in many:
-        assert not re.search(r"\b[Aa] [aeiou]|\b[Aa]n [^aeiou\W]|\b(a|an|the) (a|an|the)\b", text), text
+        assert not re.search(r"\b[Aa] [aeiou]|\b[Aa]n (?!honest)[^aeiou\W]|\b(a|an|the) (a|an|the)\b", text), text
 
 
 def test_no_word_twice_in_a_row(many):

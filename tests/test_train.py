@@ -325,7 +325,7 @@ def steps_kept(folder):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_fifty_kills_at_random_moments_lose_nothing_that_was_kept(tcfg, tmp_path):
-    """Each child goes on from the last checkpoint, writes one after every step and is killed -9 soon after the first."""
+    """Each child goes on from the last checkpoint, writes one after every step, and is killed soon after the first."""
     tcfg = tcfg.replace(max_iters=400, eval_interval=20, checkpoint_interval=1)
     expected = train(CFG, tcfg.replace(checkpoint_interval=1000), root=tmp_path / "whole", progress=Progress())
     folder, dice, kept = tmp_path / "killed" / "run", random.Random(1), -1

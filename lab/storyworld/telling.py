@@ -157,7 +157,7 @@ class Teller:
         forms = {"": subject, "he": subject, "him": objective, "his": possessive, "himself": reflexive}
         if form and not may_be_pronoun and form != "s":
             return forms[form]
-        pronoun = self.dice.chance(0.8) and may_be_pronoun and self._is_clear(who)
+        pronoun = self.dice.chance(0.7) and may_be_pronoun and self._is_clear(who)
         self.current[who.id] = who
         if pronoun:
             return forms[form]
@@ -207,7 +207,8 @@ class Teller:
             return {"use": str, "using": ing, "used": past}[form](thing.use)
         if form == "noun":
             return thing.noun
-        short = full if self.dice.chance(0.55) else thing.noun
+        short = full if self.dice.chance(0.65) else thing.noun
+        say_whose = self.dice.chance(0.5)  # drawn in any case, so that another thing in its place changes nothing else
         first = thing.id not in self.known
         self.known[thing.id] = True
         if form == "a" or (first and not form and not quoted and thing.id not in self.owner):
@@ -217,18 +218,15 @@ class Teller:
         owner = self.owner.get(thing.id)
         if form == "the" or quoted or owner is None:
             return f"the {full if first else short}"
-        if actor and owner.id == actor.id and self._is_alone(owner) and (first or self.dice.chance(0.5)):
+        if actor and owner.id == actor.id and self._is_alone(owner) and (first or say_whose):
             return f"{PRONOUNS[owner.pronoun][2]} {full if first else short}"
         return f"{owner.name}'s {full}" if first and owner.id in self.known else f"the {full if first else short}"
 
     def _place(self, place: Place, form: str) -> str:
         first = place.id not in self.known
         self.known[place.id] = True
-        name = (
-            f"the {place.adjective} {place.noun}"
-            if place.adjective and (first or self.dice.chance(0.35))
-            else f"the {place.noun}"
-        )
+        in_full = self.dice.chance(0.45) or first
+        name = f"the {place.adjective} {place.noun}" if in_full and place.adjective else f"the {place.noun}"
         return {"in": f"{place.preposition} {name}", "to": f"to {name}", "from": f"from {name}"}.get(form, name)
 
 
