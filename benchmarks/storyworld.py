@@ -4,10 +4,10 @@
     python benchmarks/storyworld.py --max-iters 4000 --model-name storyworld_benchmark
     python benchmarks/storyworld.py --model first_model        # a model that was already trained on storyworld
 
-The n-gram models (lab/ngram.py, interpolated modified Kneser-Ney) and the transformer read the same training stories through
-the same tokenizer and are scored on the same validation stories, as everywhere in this project: negative log-likelihood of
-the text tokens / ln 2 / UTF-8 bytes. The n-gram models' discounts are tuned on the last 300 training stories. For comparison,
-n-grams over bytes are shown too. Prints the speed of the generator first.
+The n-gram models (lab/ngram.py, interpolated modified Kneser-Ney) and the transformer read the same training stories
+through the same tokenizer and are scored on the same validation stories, as everywhere in this project: negative
+log-likelihood of the text tokens / ln 2 / UTF-8 bytes. The n-gram models' discounts are tuned on the last 300 training
+stories. For comparison, n-grams over bytes are shown too. Prints the speed of the generator first.
 """
 
 import re
@@ -34,8 +34,10 @@ def show_generator(count: int) -> None:
     stories = list(storyworld.generate_stories(count))
     seconds = time.process_time() - start
     sizes = sorted(len(story.encode()) for story in stories)
-    print(f"{count:,} stories, {sum(sizes) / 1e6:.1f} MB in {seconds:.1f} s of one core: {sum(sizes) / seconds / 1e6:.2f} MB/s")
-    print(f"{len(set(stories)):,} different, {len(set(re.findall('[a-z]+', ' '.join(stories).lower()))):,} different words")
+    words = set(re.findall("[a-z]+", " ".join(stories).lower()))
+    megabytes = sum(sizes) / 1e6
+    print(f"{count:,} stories, {megabytes:.1f} MB in {seconds:.1f} s of one core: {megabytes / seconds:.2f} MB/s")
+    print(f"{len(set(stories)):,} different, {len(words):,} different words")
     middle, low, high = (sizes[int(count * share)] for share in (0.5, 0.05, 0.95))
     print(f"bytes per story: median {middle}, 90 % between {low} and {high}")
 

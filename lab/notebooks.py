@@ -150,7 +150,7 @@ class _Screen:
     def __init__(self, out: TextIO):
         self.out, self.is_terminal = out, out.isatty()
         self.line, self.shown_at = "", 0.0  # the line that is not ended yet, and when one like it was put into the log
-        self.in_status = False
+        self.in_status, self.waiting = False, ""
 
     def message(self, kind: str, content: dict) -> None:
         if kind == "stream":
@@ -163,20 +163,29 @@ class _Screen:
                 self.text(text + "\n")
 
     def headings(self, markdown: str) -> None:
+        """Shows the headings of a text cell, once something is printed under them."""
         titles = re.findall(r"^#+ +(.+)$", markdown, flags=re.MULTILINE)
         style, end = ("\x1b[1m", "\x1b[0m") if self.is_terminal else ("", "")
-        self.text("".join(f"\n{style}{title}{end}\n" for title in titles))
+        self.waiting = "".join(f"\n{style}{title}{end}\n" for title in titles) or self.waiting
 
     def status(self, line: str) -> None:
         """A line that takes the place of the one before; cut to the terminal, or it would wrap and pile up."""
         width = shutil.get_terminal_size().columns - 1 if self.is_terminal else None
+        self._show_headings()
         self._write("\r" + CLEAR_LINE * self.is_terminal + line[:width])
         self.in_status = True
 
     def text(self, text: str) -> None:
-        if text and self.in_status:
+        if not text:
+            return
+        if self.in_status:
             self.end_line()
+        self._show_headings()
         self._write(text)
+
+    def _show_headings(self) -> None:
+        waiting, self.waiting = self.waiting, ""
+        self._write(waiting)
 
     def end_line(self) -> None:
         self.in_status = False

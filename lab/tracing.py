@@ -865,11 +865,14 @@ def show_source(obj: Any, docstring: bool = True) -> None:
         print(source)
         return
     from IPython.display import display
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
 
-    # Markdown is highlighted by Jupyter, VS Code and GitHub alike, and brings no style sheet with every output.
-    longest = max((len(run) for run in re.findall("`+", source)), default=0)
-    fence = "`" * max(3, longest + 1)
-    display({"text/markdown": f"{fence}python\n{source}\n{fence}", "text/plain": source}, raw=True)
+    # Colours stand in the text itself: no style sheet with every output, and a page made from the notebook keeps them.
+    style = "padding: 8px; line-height: 1.35; font-family: monospace; font-size: 13px"
+    html = highlight(source, PythonLexer(), HtmlFormatter(noclasses=True, prestyles=style))
+    display({"text/html": html, "text/plain": source}, raw=True)
 
 
 def _source_of(obj: Any) -> str:

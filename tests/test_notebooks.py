@@ -88,14 +88,26 @@ def write_notebook(path: Path, *cells: str) -> Path:
     return path
 
 
-def run_in_a_process(path: Path, *options: str, **popen) -> subprocess.Popen:
-    command = [sys.executable, "-m", "lab.notebooks", str(path), *options]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **popen)
+@pytest.fixture
+def start():
+    """`start(notebook, *options)`: the runner in a process of its own, which does not outlive the test."""
+    processes = []
+
+    def run(path: Path, *options: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "lab.notebooks", str(path), *options]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        processes.append(subprocess.Popen(command, cwd=ROOT, **pipes))
+        return processes[-1]
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
-def test_what_a_cell_prints_is_shown_at_once(tmp_path):
-    path = write_notebook(tmp_path / "slow.ipynb", "import time\nprint('early')\ntime.sleep(60)")
-    process = run_in_a_process(path)
+def test_what_a_cell_prints_is_shown_at_once(start, tmp_path):
+    path = write_notebook(tmp_path / "slow.ipynb", "import time\nprint('early')\ntime.sleep(300)")
+    process = start(path)
     for line in process.stdout:
         if line.strip() == "early":
             break
@@ -103,7 +115,7 @@ def test_what_a_cell_prints_is_shown_at_once(tmp_path):
         pytest.fail("the process ended without the line")
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
 
 
 def test_text_is_shown_and_pictures_are_not(tmp_path):
@@ -113,6 +125,7 @@ def test_text_is_shown_and_pictures_are_not(tmp_path):
         "plt.plot([1, 2])\nplt.show()\ndisplay(Markdown('**bold**'))\n'last value'",
     )
     out, notebook = io.StringIO(), nbformat.read(path, as_version=4)
+    notebook.cells.append(new_markdown_cell("## Nothing is printed under this one"))
     notebooks.execute(notebook, tmp_path, out=out)
     assert out.getvalue().split("\n") == ["", "A title", "printed", "**bold**", "'last value'", ""]
     assert "image/png" in notebook.cells[2].outputs[0].data
@@ -140,23 +153,23 @@ def test_a_log_gets_few_of_many_redrawn_lines():
     assert out.getvalue() == "step 0\nstep 999\ndone\n"
 
 
-def test_a_failing_cell_is_shown_and_nothing_is_saved(tmp_path):
+def test_a_failing_cell_is_shown_and_nothing_is_saved(start, tmp_path):
     path = write_notebook(tmp_path / "fails.ipynb", "x = 1", "y = x / 0", "print('not reached')")
     before = path.read_bytes()
-    process = run_in_a_process(path, "--in-place")
-    text, _ = process.communicate(timeout=60)
+    process = start(path, "--in-place")
+    text, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "fails.ipynb failed" in text and "y = x / 0" in text and "ZeroDivisionError: division by zero" in text
     assert "not reached" not in text and "\x1b" not in text
     assert path.read_bytes() == before
 
 
-def test_a_missing_notebook_and_a_dead_kernel_are_told(tmp_path):
-    process = run_in_a_process(tmp_path / "nowhere.ipynb")
-    text, _ = process.communicate(timeout=60)
+def test_a_missing_notebook_and_a_dead_kernel_are_told(start, tmp_path):
+    process = start(tmp_path / "nowhere.ipynb")
+    text, _ = process.communicate(timeout=120)
     assert process.returncode == 2 and "no such notebook" in text and "nowhere.ipynb" in text
-    process = run_in_a_process(write_notebook(tmp_path / "dies.ipynb", "import os\nos._exit(1)"))
-    text, _ = process.communicate(timeout=60)
+    process = start(write_notebook(tmp_path / "dies.ipynb", "import os\nos._exit(1)"))
+    text, _ = process.communicate(timeout=120)
     assert process.returncode == 1 and "dies.ipynb failed: its kernel died" in text
 
 
@@ -164,13 +177,13 @@ def test_saving_twice_changes_nothing(tmp_path):
     path = write_notebook(tmp_path / "same.ipynb", "print(1)", "2")
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata = {"kernelspec": {"name": "mine", "display_name": "Mine", "language": "python"}, "widgets": {}}
-    notebook.cells[1].metadata = {"tags": ["worked-example"], "execution": {"start": "now"}, "scrolled": True}
+    notebook.cells[1].metadata = {"tags": ["keep"], "execution": {"start": "now"}, "scrolled": True}
     notebooks.save(notebook, path)
     assert notebooks.run(path, in_place=True) == 0
     first = path.read_bytes()
     saved = nbformat.read(path, as_version=4)
     assert saved.metadata.kernelspec.name == "python3" and set(saved.metadata) == {"kernelspec", "language_info"}
-    assert [cell.metadata for cell in saved.cells] == [{}, {"tags": ["worked-example"]}, {}]
+    assert [cell.metadata for cell in saved.cells] == [{}, {"tags": ["keep"]}, {}]
     assert [cell.execution_count for cell in saved.cells[1:]] == [1, 2]
     assert notebooks.run(path, in_place=True) == 0
     assert path.read_bytes() == first
@@ -185,33 +198,33 @@ def test_a_copy_leaves_the_notebook_alone(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send Ctrl-C to one process")
-def test_ctrl_c_interrupts_the_cell_and_starts_no_other(tmp_path):
+def test_ctrl_c_interrupts_the_cell_and_starts_no_other(start, tmp_path):
     path = write_notebook(
         tmp_path / "long.ipynb",
         "import time\nprint('started', flush=True)\n"
-        "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('saved')",
+        "try:\n    time.sleep(300)\nexcept KeyboardInterrupt:\n    print('saved')",
         "print('not reached')",
     )
-    process = run_in_a_process(path, "--output-dir", str(tmp_path / "executed"))
+    process = start(path, "--output-dir", str(tmp_path / "executed"))
     while "started" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    text, _ = process.communicate(timeout=30)
+    text, _ = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "saved" in text and "long.ipynb was interrupted" in text and "not reached" not in text
     assert "Traceback" not in text
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send Ctrl-C to one process")
-def test_a_second_ctrl_c_ends_a_deaf_kernel(tmp_path):
+def test_a_second_ctrl_c_ends_a_deaf_kernel(start, tmp_path):
     deaf = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('deaf', flush=True)"
-    process = run_in_a_process(write_notebook(tmp_path / "deaf.ipynb", f"{deaf}\ntime.sleep(60)"))
+    process = start(write_notebook(tmp_path / "deaf.ipynb", f"{deaf}\ntime.sleep(300)"))
     while "deaf" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 130
 
 

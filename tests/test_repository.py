@@ -17,8 +17,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ("build_tokenizer", "train", "inference", "testing_modules", "model_evaluation")
-WORKED_EXAMPLE = "worked-example"  # the tag of the one kind of cell that may define a class: a block under @layer
-NOT_OURS = {".git", ".venv", ".cache", "executed", "checkpoint", "__pycache__", ".ipynb_checkpoints"}
+NOT_OURS = {".git", ".venv", "executed", "checkpoint", "__pycache__"} | {".cache", ".pytest_cache", ".ruff_cache"}
 MACHINE_PATH = re.compile(r"(?<![\w/.])(?:/(?:home|root|tmp|work|Users|mnt|opt)/|[A-Z]:\\\\?Users)\w")
 
 
@@ -262,13 +261,18 @@ def test_notebook_opens_with_what_to_expect(name):
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook_cells_are_short_and_define_nothing(name):
+    """But for the worked example, a block under `@layer`."""
     for cell in cells_of(name, "code"):
-        example = WORKED_EXAMPLE in cell["metadata"].get("tags", [])
-        assert 1 <= len(cell["source"].splitlines()) <= (30 if example else 15), cell["source"]
+        defined = [node for node in python_of(cell).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        blocks = [node for node in defined if is_block(node)]
+        assert defined == blocks, cell["source"]
+        lines = [line for line in cell["source"].splitlines() if line.strip()]
+        assert 1 <= len(lines) <= (30 if blocks else 15), cell["source"]
         assert not re.search(r"\bsys\.path\b", cell["source"]), cell["source"]
-        if not example:
-            defined = [node for node in python_of(cell).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-            assert not defined, cell["source"]
+
+
+def is_block(node: ast.FunctionDef | ast.ClassDef) -> bool:
+    return any(ast.unparse(decorator).startswith("layer(") for decorator in node.decorator_list)
 
 
 def texts_of(output: dict) -> list[str]:

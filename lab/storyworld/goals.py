@@ -465,7 +465,7 @@ def chest(s: Story) -> None:
     s.trouble(key, trouble)
     s.knows(s.hero, key, where)
     s.scene()
-    s.ask_around(key, where) if s.dice.chance(0.35) else s.do("know_where", thing=key, place=where)
+    s.ask_around(key, where, "key") if s.dice.chance(0.35) else s.do("know_where", thing=key, place=where)
     s.go(where)
     s.do("spot", thing=key, place=where)
     s.overcome(key)

@@ -106,7 +106,7 @@ PHRASES = {
     "notice": """
         {n}.
         {n}, but {a} [did not notice|had no time to look|walked on].
-        {n}. {A} [smiled|looked around|liked that|listened for a while].
+        {n}. {A} [looked around|stood still|listened for a while].
         It was [always nice|good to be|quiet] there. {n}.
     """,
     "chat": """
@@ -465,6 +465,16 @@ PHRASES = {
         "Please, {b}, do you know where {t.my} {t.is}?" asked {a}.
         {A} told {b} about {t.the}.
     """,
+    "ask.key": """
+        "I am looking for a key," {a} said. "Have you seen one, {b}?"
+        "There is a box that I can't open," {a} told {b}. "Do you know where the key is?"
+        "Please, {b}, have you seen a key somewhere?" asked {a}.
+    """,
+    "tell.key": """
+        "Yes," said {a}. "There is {t.one} {p.in}."
+        "I saw {t.one} {p.in}," said {a}.
+        "Go {p.to}," said {a}. "There is {t.one} there."
+    """,
     "tell": """
         "Yes," said {a}. "{t.your} {t.is} {p.in}."
         "I saw {t.it} {p.in}," said {a}.
@@ -645,8 +655,8 @@ PHRASES = {
         {A} thought hard. The right place to look was surely {p.in}.
     """,
     "spot": """
-        And really, there lay {t.a}! But {t.they} {t.was} not easy to get at.
-        There lay {t.a}! But {a} could not reach {t.it}.
+        And really, there lay {t}! But {t.they} {t.was} not easy to get at.
+        There lay {t}! But {a} could not reach {t.it}.
     """,
     "trade": """
         "Here {u.is} {u.the}," said {a}. {b} smiled and gave {a} {t}.
@@ -925,9 +935,9 @@ PHRASES = {
 
     # A seed
     "seed": """
-        "Here is a present for you," said {a}, and put a {n} seed into {b.s} hand. "Plant it and take good care of it."
-        {a} gave {b} a tiny seed. "This will be a {n}," {a} said, "if you can wait."
-        "Do you know what this is, {b}?" asked {a}. "It is a {n} seed. It needs earth, water and time."
+        "Here is a present for you," said {a}, and put {n.a} seed into {b.s} hand. "Plant it and take good care of it."
+        {a} gave {b} a tiny seed. "This will be {n.a}," {a} said, "if you can wait."
+        "Do you know what this is, {b}?" asked {a}. "It is {n.a} seed. It needs earth, water and time."
     """,
     "plant": """
         {A} made a hole in the ground {p.in}, put in the seed and covered it with earth.
@@ -945,7 +955,7 @@ PHRASES = {
         {A} was tired of waiting and shouted at the ground. "Grow!"
     """,
     "patience": """
-        But {a} said, "Good things take time, {b}. A {n} does not grow faster when you pull at it."
+        But {a} said, "Good things take time, {b}. {n.a} does not grow faster when you pull at it."
         "Wait," said {a}. "Under the earth, the {n} is working hard. You just can't see it, {b}."
         {a} laughed. "Were you so big on your first day, {b}? Give it water and wait."
     """,

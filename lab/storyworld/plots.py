@@ -8,6 +8,7 @@ ladder, the ladder belongs to the farmer, the farmer wants some help first. The 
 """
 
 from . import words
+from .grammar import article
 from .world import REMEDIES, Character, Dice, Event, Place, Thing, World
 
 ANIMAL_SETTINGS = ("farm", "sea", "woods", "mountain")
@@ -59,10 +60,7 @@ class Story:
         self.setting = dice.pick(ANIMAL_SETTINGS if self.animals else list(words.PLACES))
         self.places = [self._place(noun) for noun in dice.sample(words.PLACES[self.setting], 7)]
         self.home = Place("house", "in", (), "", ())
-        self.home_words = dice.pick(words.HOMES[self.setting].split("|"))
-        self.home_words = self.home_words.replace("*", dice.pick(words.HOME_LOOKS)).replace(
-            "#", dice.pick(words.HOUSE_COLORS)
-        )
+        self.home_words = self._home_words()
         self.weather = words.WEATHER[dice.pick(list(words.WEATHER))]
         self.day = dice.pick(words.DAYS)
         self.hero = self.put(self.character("hero"), self.home)
@@ -74,15 +72,17 @@ class Story:
 
     # Drawing people, places and things
 
+    def _home_words(self) -> str:
+        """Where the hero lives: "in a red house by the sea"."""
+        pattern = self.dice.pick(words.HOMES[self.setting].split("|"))
+        look, color = self.dice.pick(words.HOME_LOOKS), self.dice.pick(words.HOUSE_COLORS)
+        return pattern.replace("a *", article(look)).replace("*", look).replace("#", color)
+
     def _place(self, noun: str) -> Place:
         preposition, features, details = words.PLACES[self.setting][noun]
-        return Place(
-            noun,
-            preposition,
-            tuple(features.split()),
-            self.dice.pick(words.PLACE_LOOKS["inside" if "indoors" in features or "dark" in features else "outside"]),
-            tuple(details.split("|")),
-        )
+        looks = words.PLACE_LOOKS["inside" if "indoors" in features or "dark" in features else "outside"]
+        adjective = self.dice.pick([look for look in looks if look not in noun.split()])
+        return Place(noun, preposition, tuple(features.split()), adjective, tuple(details.split("|")))
 
     def place(self, feature: str = "", avoid: str = "") -> Place:
         """A place not used so far, with the one feature and without the other if there is such a place."""
@@ -349,7 +349,8 @@ class Story:
             self.do("follow", thing=thing, place=found_at)
             self.lesson = self.lesson or "think"
 
-    def ask_around(self, thing: Thing, found_at: Place) -> None:
+    def ask_around(self, thing: Thing, found_at: Place, note: str = "") -> None:
+        """Ask somebody who has seen the thing; `note` says what kind of thing it is, where that changes the words."""
         here = self.place()
         witness = self.elder(here) if self.dice.chance(0.5) else self.stranger(here)
         self.knows(witness, thing, found_at)
@@ -359,8 +360,8 @@ class Story:
         if self.hero.trait in ("shy", "timid", "proud") and self.dice.chance(0.7):
             self.do("hesitate", other=witness, note=self.hero.trait)
             self.lesson = "ask"
-        self.do("ask", other=witness, thing=thing)
-        self.do("tell", witness, other=self.hero, thing=thing, place=found_at)
+        self.do("ask", other=witness, thing=thing, note=note)
+        self.do("tell", witness, other=self.hero, thing=thing, place=found_at, note=note)
         self.lesson = self.lesson or "ask"
 
     def recover(self, thing: Thing, place: Place) -> None:

@@ -92,6 +92,8 @@ class Teller:
         self.previous = self.current
         if event.kind in ("present", "trade"):
             self.owner[event.thing.id] = event.other if event.kind == "present" else event.actor
+        if event.kind == "trade":
+            self.owner[event.tool.id] = event.other
         return _SENTENCE_START.sub(lambda m: m.group(1) + m.group(2).upper(), text)
 
     def _choose(self, kind: str, options: list):

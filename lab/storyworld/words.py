@@ -239,7 +239,7 @@ PLURALS = {"mittens", "boots", "gloves", "shoes", "socks", "slippers", "scissors
 
 COLORS = "red blue green yellow purple orange pink white black brown gray golden silver".split()
 LOOKS = {
-    "paper": "pretty thin painted striped spotted bright", "rubber": "bouncy round shiny bright striped spotted",
+    "paper": "pretty big painted striped spotted bright", "rubber": "bouncy round shiny bright striped spotted",
     "wood": "wooden painted carved smooth old shiny", "cloth": "soft warm woolly striped checkered fluffy old cozy",
     "tin": "shiny rusty tin bright noisy old", "glass": "shiny tiny clear bright round pretty",
     "rope": "long new strong striped", "leather": "sturdy new old muddy fine shiny",
@@ -251,7 +251,7 @@ LOOKS = {
 
 # Tools. noun: (what it is good for, who lends such a thing)
 TOOLS = {
-    "ladder": ("reach", ""), "long stick": ("reach", ""), "broom": ("reach", ""), "rake": ("reach", ""),
+    "ladder": ("reach", ""), "pole": ("reach", ""), "broom": ("reach", ""), "rake": ("reach", ""),
     "stool": ("reach", ""), "fishing rod": ("reach", ""), "net": ("scoop", ""), "bucket": ("scoop", ""),
     "raft": ("scoop", ""), "rowboat": ("scoop", ""), "ladle": ("scoop", ""), "spade": ("dig", ""),
     "shovel": ("dig", ""), "trowel": ("dig", ""), "hoe": ("dig", ""), "hook": ("pick", ""), "tongs": ("pick", ""),
