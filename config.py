@@ -161,9 +161,9 @@ class TrainConfig(Config):
     tokenizer: str = "auto"  # "auto": the shipped one of vocab_size; else "byte", "characters", a path, a hub name
     init_from: str = ""  # a saved model whose weights to start from; "": random weights
     # how long
-    batch_size: int = 8  # rows per forward pass; each is max_seq_len tokens
+    batch_size: int = 4  # rows per forward pass; each is max_seq_len tokens
     grad_accum_steps: int = 1  # forward passes per step: a larger batch in the same memory
-    max_iters: int = 2000  # optimizer steps
+    max_iters: int = 4000  # optimizer steps
     # optimizer
     optimizer: str = "muon"  # "adamw", or "muon": Muon for the hidden matrices and AdamW for the rest
     lr_max: float = 6e-3  # AdamW's peak learning rate
@@ -174,7 +174,7 @@ class TrainConfig(Config):
     weight_decay: float = 0.0  # pull of matrices towards zero per unit of learning rate; vectors never decay
     grad_clip: float = 1.0  # longest allowed gradient (Euclidean norm over all parameters); 0: no limit
     # schedule: warm-up, then annealing (with restarts), then a flat end; see train.lr_at
-    warmup_iters: int = 40  # steps from 0 up to the peak
+    warmup_iters: int | None = None  # steps from 0 up to the peak; None: 2 % of max_iters
     anneal_type: str = "linear"  # "cosine", "linear", "constant", or "wsd" (stable, then a linear decay)
     lr_min: float = 0.0  # the learning rate that annealing ends at; Muon's is scaled alike
     num_restarts: int = 0  # warm restarts: the annealing starts again from the peak this many times
@@ -182,8 +182,8 @@ class TrainConfig(Config):
     final_flat_iters: int = 0  # steps at lr_min after the annealing
     wsd_decay_fraction: float = 0.2  # "wsd" only: share of the steps after warm-up spent decaying
     # records
-    eval_interval: int = 100  # steps between evaluations, which write a row of log_data.csv
-    eval_documents: int = 200  # validation documents scored each time: always the same ones
+    eval_interval: int = 250  # steps between evaluations, which write a row of log_data.csv
+    eval_documents: int = 100  # validation documents scored each time: always the same ones
     checkpoint_interval: int = 500  # steps between checkpoints, from which a killed run resumes exactly
     sample_prompt: str = "Once upon a time"  # continued at evaluations, to watch the model learn; "": no samples
     # machine
@@ -195,6 +195,8 @@ class TrainConfig(Config):
     def __post_init__(self):
         _check_types(self)
         check_name(self.model_name, "model_name")
+        if self.warmup_iters is None or isinstance(self.warmup_iters, Derived):
+            object.__setattr__(self, "warmup_iters", Derived(self.max_iters // 50))
         for name, choices in (("optimizer", OPTIMIZERS), ("anneal_type", ANNEALS), ("precision", PRECISIONS)):
             _one_of(self, name, choices)
         _at_least(self, 1, "batch_size", "grad_accum_steps", "max_iters", "eval_interval", "eval_documents")

@@ -25,6 +25,11 @@ def test_presets_survive_a_json_round_trip(name):
     assert ModelConfig.from_dict(json.loads(json.dumps(cfg.to_dict()))) == cfg
 
 
+def test_warm_up_follows_the_length_of_the_run():
+    assert [TrainConfig(max_iters=n).warmup_iters for n in (10, 4000)] == [0, 80]
+    assert TrainConfig(max_iters=4000).replace(max_iters=100).warmup_iters == 2
+
+
 def test_derived_sizes_stay_derived_in_json():
     cfg = ModelConfig.from_dict(ModelConfig(dim=64, num_q_heads=4).to_dict()).replace(dim=128)
     assert (cfg.head_dim, cfg.mlp_hidden) == (32, 256)
@@ -76,7 +81,7 @@ def test_a_wrong_model_setting_names_field_rule_and_remedy(changes, words):
         ({"device": "gpu"}, ["device='gpu'", "cuda"]),
         ({"lr_max": 0.0}, ["lr_max=0.0", "positive"]),
         ({"lr_min": 1.0}, ["lr_min=1.0", "lr_max"]),
-        ({"warmup_iters": 3000}, ["warmup_iters=3000", "max_iters=2000"]),
+        ({"warmup_iters": 5000}, ["warmup_iters=5000", "max_iters=4000"]),
         ({"beta2": 1.0}, ["beta2=1.0"]),
         ({"num_restarts": 2, "anneal_type": "wsd"}, ["num_restarts=2", "cosine"]),
         ({"T_mult": 0.5}, ["T_mult=0.5", "at least 1"]),

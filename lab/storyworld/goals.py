@@ -130,14 +130,15 @@ def gift(s: Story) -> None:
     shop = s.place()
     seller = s.elder(shop)
     present = s.own(seller, s.thing(s.dice.pick(("treasure", "clothes", "toy"))))
-    price = s.thing(s.dice.pick(("treasure", "food", "clothes")))
+    hard = s.dice.chance(0.3)  # whether the price is hard to get
+    price = s.thing(s.dice.pick(("treasure", "clothes") if hard else ("treasure", "food", "clothes")))
     s.go(shop)
     s.maybe(0.5, "meet", other=seller, place=shop, note="elder")
     s.do("want_gift", other=seller, thing=present)
     s.do("price", seller, other=s.hero, thing=present, tool=price)
     s.scene()
     where = s.place()
-    if s.dice.chance(0.3):
+    if hard:
         where, trouble = s.trap(price)
         s.trouble(price, trouble)
     s.put(price, where)

@@ -965,9 +965,9 @@ PHRASES = {
         From then on, {a} came with a can of water each day, and waited.
     """,
     "sprout": """
-        And one morning, there was {n}! {A} danced around it.
+        And one morning, there {n.be} {n}! {A} danced around it.
         Then, after two weeks, {a} saw {n}. "It is alive!"
-        On {day}, something had come out of the earth. It was {n}!
+        On {day}, something had come out of the earth. There {n.be} {n}!
     """,
     "harvest": """
         It grew and grew. By the end of summer, there {n.be} {n}.
@@ -1333,7 +1333,7 @@ PHRASES = {
     "thank_food": """
         "That was the best {t.noun} in the world," said {a}. "Thank you, {b}!"
         "Next time, I will share with you, {b}," said {a}.
-        "[Half a|A shared] {t.noun} tastes better than a whole one," said {a}, and {b} laughed.
+        "A shared {t.noun} tastes better than a whole one," said {a}, and {b} laughed.
     """,
 
     # Endings

@@ -13,7 +13,7 @@ The template language, small enough to read at a glance:
     {n} {why}           the note of the event; a clause about its cause
     {home} {day}        "in a red house by the sea", later "in the red house by the sea"; the day of the week
 
-A first mention introduces: "her friend Omar", "a red kite". Inside quotation marks a character is called by the bare
+A first mention introduces: "a fox named Omar", "a red kite". Inside quotation marks a character is called by the bare
 name.
 """
 
@@ -183,20 +183,12 @@ class Teller:
         if who.id in self.known:
             return who.name
         self.known[who.id] = True
-        if who is self.hero or who.role == "hero":
+        if who.role in ("hero", "family", "mother"):
             return who.name
         if who.role == "elder":
             return f"{who.name} the {who.species}"
         if who.role == "baby":
             return article(who.species)
-        if who.role in ("family", "mother"):
-            return who.name
-        if who is self.friend:
-            return (
-                f"{PRONOUNS[self.hero.pronoun][2]} friend {who.name}"
-                if self.hero.id in self.current
-                else f"{self.hero.name}'s friend {who.name}"
-            )
         return f"{article(who.species)} named {who.name}"
 
     # Things and places
@@ -250,6 +242,7 @@ _THING_WORDS = {
 
 _NOTE_FORMS = {
     "": str,
+    "a": article,
     "cap": lambda note: note[0].upper() + note[1:],
     "low": lambda note: note[0].lower() + note[1:],
     "be": lambda note: "was" if note.startswith(("a ", "an ")) else "were",
