@@ -404,15 +404,16 @@ class _Job:
         return Run(self.folder, self.step.model.eval(), self.tok, record, finished=True)
 
     def _record(self, *, finished: bool) -> dict:
-        """What stands in run.json: enough to repeat the run and to judge it."""
-        tokens = self.step.count * self.tokens_per_step
+        """What stands in run.json: enough to repeat the run and to judge it. Tokens and seconds include `init_from`'s."""
+        tokens, before = self.step.count * self.tokens_per_step, runs.past_of(self.tcfg.init_from)
         return {
             "finished": finished,
             "text": self.text,
+            "init_from": before,
             "steps": self.step.count,
-            "tokens_seen": tokens,
+            "tokens_seen": tokens + before.get("tokens_seen", 0),
             "epochs": tokens / self.batches.tokens_per_epoch,
-            "seconds": self.elapsed,
+            "seconds": self.elapsed + before.get("seconds", 0.0),
             "seed": self.tcfg.seed,
             "parameters": runs.count_parameters(self.step.model),
             "machine": runs.describe_machine(self.tcfg),

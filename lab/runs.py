@@ -18,7 +18,7 @@ from torch import nn
 
 from config import Config, ModelConfig, TrainConfig
 from lab import files
-from lab.saving import load_tensors, save_tensors
+from lab.saving import load_tensors, model_folder, save_tensors
 
 COLUMNS = (
     "Step", "Learning Rate", "Train Loss", "Validation Loss", "Perplexity", "Time Elapsed",
@@ -170,6 +170,15 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     embedding = sum(n for name, n in sizes.items() if name.startswith(("embed.", "position_embed.", "head.")))
     return {"total": sum(sizes.values()), "embedding": embedding, "other": sum(sizes.values()) - embedding}
+
+
+def past_of(name: str) -> dict:
+    """Name, tokens and seconds of the model that a run started from; {} if it started from random weights."""
+    if not name:
+        return {}
+    folder = model_folder(name)
+    record = files.read_json(folder / "run.json") if (folder / "run.json").exists() else {}
+    return {"name": folder.name} | {key: record[key] for key in ("tokens_seen", "seconds") if key in record}
 
 
 def describe_machine(tcfg: TrainConfig) -> dict:

@@ -373,18 +373,21 @@ def test_what_the_texts_say_is_what_the_claims_say(pairs):
 
 
 def test_affordances_are_the_right_tool_for_the_trouble(pairs):
-    """For tools, the use asked for is the one that the recorded trouble takes."""
-    checked = 0
+    """A tool's use is one that a recorded trouble takes; mending takes something broken; eating takes food."""
+    uses = Counter()
     for pair in pairs:
+        if pair["kind"] != "affordance":
+            continue
         facts = pair["facts"]
-        noun, use = facts["good"][1:] if pair["kind"] == "affordance" else ("", "eat")
-        troubles = [e["note"] for e in facts["events"] if e["kind"] in MISLAID and e.get("note") in REMEDY]
-        if use in REMEDY.values() and troubles and use != "open":
-            assert use == REMEDY[troubles[-1]] or use in (REMEDY[t] for t in troubles)
-            checked += 1
-        if use == "eat" and noun:
-            assert facts["things"][noun]["kind"] == "food"
-    assert checked > 0
+        noun, use = facts["good"][1:]
+        troubles = [e.get("note") for e in facts["events"] if e["kind"] in MISLAID] + list(
+            facts["start"]["trouble"].values()
+        )
+        kinds = [e["kind"] for e in facts["events"]]
+        reasons = {"eat": facts["things"][noun]["kind"] == "food", "mend": "break" in kinds, "shine": "fear" in kinds}
+        assert reasons.get(use) or use in [REMEDY.get(trouble) for trouble in troubles], pair
+        uses[use] += 1
+    assert len(uses) >= 5 and uses["eat"] < 80, uses
 
 
 def test_pairs_are_the_same_for_the_same_seed():
