@@ -404,7 +404,7 @@ class _Job:
         return Run(self.folder, self.step.model.eval(), self.tok, record, finished=True)
 
     def _record(self, *, finished: bool) -> dict:
-        """What stands in run.json: enough to repeat the run and to judge it. Tokens and seconds include `init_from`'s."""
+        """What stands in run.json: enough to repeat and to judge the run. Tokens and seconds include `init_from`'s."""
         tokens, before = self.step.count * self.tokens_per_step, runs.past_of(self.tcfg.init_from)
         return {
             "finished": finished,
