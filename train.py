@@ -286,6 +286,7 @@ class _Job:
             torch.manual_seed(self.tcfg.seed)
             self.step = Step((self.initial or GPT(self.cfg)).to(self.device), self.tcfg)
             self.log, self.best, self.elapsed, self.losses = runs.Log(self.folder), None, 0.0, []
+            self.past = runs.past_of(self.tcfg.init_from)
             if checkpoint is not None:
                 self._restore(runs.load_checkpoint(checkpoint))
             yield
@@ -303,6 +304,15 @@ class _Job:
             "name": source.name, "fingerprint": source.fingerprint, "documents": packed.num_documents,
             "bytes": packed.num_bytes, "tokens": packed.num_tokens,
         }  # fmt: skip
+
+    @property
+    def tokens(self) -> int:
+        """Tokens processed so far, with those of the model that this run started from."""
+        return self.past.get("tokens_seen", 0) + self.step.count * self.tokens_per_step
+
+    @property
+    def seconds(self) -> float:
+        return self.past.get("seconds", 0.0) + self.elapsed
 
     # ------------------------------------------------ running
 
@@ -345,9 +355,9 @@ class _Job:
             "Train Loss": sum(losses) / len(losses),
             "Validation Loss": scores["nats_per_token"],
             "Perplexity": scores["perplexity"],
-            "Time Elapsed": self.elapsed,
+            "Time Elapsed": self.seconds,
             "Bits Per Byte": scores["bits_per_byte"],
-            "Tokens Seen": self.step.count * self.tokens_per_step,
+            "Tokens Seen": self.tokens,
             "Tokens Per Second": len(losses) * self.tokens_per_step / sum(seconds),
             "Gradient Norm": self.step.grad_norm,
         }
@@ -405,15 +415,14 @@ class _Job:
 
     def _record(self, *, finished: bool) -> dict:
         """What stands in run.json: enough to repeat and to judge the run. Tokens and seconds include `init_from`'s."""
-        tokens, before = self.step.count * self.tokens_per_step, runs.past_of(self.tcfg.init_from)
         return {
             "finished": finished,
             "text": self.text,
-            "init_from": before,
+            "init_from": self.past,
             "steps": self.step.count,
-            "tokens_seen": tokens + before.get("tokens_seen", 0),
-            "epochs": tokens / self.batches.tokens_per_epoch,
-            "seconds": self.elapsed + before.get("seconds", 0.0),
+            "tokens_seen": self.tokens,
+            "epochs": self.step.count * self.tokens_per_step / self.batches.tokens_per_epoch,
+            "seconds": self.seconds,
             "seed": self.tcfg.seed,
             "parameters": runs.count_parameters(self.step.model),
             "machine": runs.describe_machine(self.tcfg),

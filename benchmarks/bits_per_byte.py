@@ -18,7 +18,9 @@ from lab.files import ROOT
 from lab.plots import compare_table, with_seeds
 from lab.saving import list_models
 
-MODELS = ("0.5m_short_and_thick", "0.5m_5foot11_and_skinnyfat", "0.5m_tall_and_skinny", "2m")
+MODELS = (
+    "0.5m_short_and_thick", "0.5m_5foot11_and_skinnyfat", "0.5m_tall_and_skinny", "0.5m_short_and_thick-round2", "2m",
+)  # fmt: skip
 TEXT = ROOT.parent / "shared" / "data" / "tinystories_valid.txt"
 
 

@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ("build_tokenizer", "train", "inference", "testing_modules", "model_evaluation")
-NOT_OURS = {".git", ".venv", "executed", "checkpoint", "__pycache__"} | {".cache", ".pytest_cache", ".ruff_cache"}
+NOT_OURS = re.compile(r"(^|/)(\.(?!ci/|git\w+$)|executed/|checkpoint/|__pycache__/)")  # what stays on this machine
 MACHINE_PATH = re.compile(r"(?<![\w/.])(?:/(?:home|root|tmp|work|Users|mnt|opt)/|[A-Z]:\\\\?Users)\w")
 
 
@@ -29,7 +29,7 @@ def committed() -> list[Path]:
     if listed.returncode == 0:
         found = [ROOT / name for name in listed.stdout.split("\0") if name]
     else:
-        found = [path for path in ROOT.rglob("*") if not NOT_OURS & set(path.relative_to(ROOT).parts)]
+        found = [path for path in ROOT.rglob("*") if not NOT_OURS.search(path.relative_to(ROOT).as_posix())]
     return sorted(path for path in set(found) if path.is_file())
 
 

@@ -19,7 +19,7 @@ from lab.storyworld.goals import GOALS, make_story
 from lab.storyworld.world import EFFECTS, FEELINGS, Character, Dice, Event, Place, Thing, World
 
 ROOT = Path(__file__).resolve().parent.parent
-FIRST_200 = ""
+FIRST_200 = "e2f175616448154c50f0b414ab71de6ad7af6900b782900699740c0096c4afb3"
 
 
 @pytest.fixture(scope="module")

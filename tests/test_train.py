@@ -267,6 +267,7 @@ def test_init_from_goes_on_with_saved_weights(tcfg, tmp_path):
     for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
     assert second.record["tokens_seen"] == (12 + 2) * 4 * 32
+    assert [row["Tokens Seen"] for row in log_rows(second.folder)] == [12 * 128, 14 * 128], "the curve goes on"
     assert second.record["init_from"]["name"] == "run" and second.record["seconds"] > first.record["seconds"]
     with pytest.raises(ValueError, match=r"init_from=.*dim 16, not 32"):
         train(CFG.replace(dim=32), again.replace(model_name="other"), root=tmp_path, progress=Progress())

@@ -3,12 +3,12 @@
 The template language, small enough to read at a glance:
 
     [big|small|]        one of the alternatives, at random (may be nested, may be empty)
-    {a} {b} {h} {f} {o} the actor, the other, the hero, the hero's companion, the owner of the thing: always by name
+    {a} {b} {h} {f}     the actor, the other, the hero, the hero's companion: always by name
     {A} {B} ...         the same, but by pronoun where nobody else can be meant
     {a.he} {a.him} {a.his} {a.himself}   always a pronoun;  {A.him} {A.his} a pronoun where it is clear, else the name
     {a.s} {a.name}      "Amina's"; the bare name, even at the first mention
     {t} {u}             the thing, the tool: "a red kite" at first, later "the red kite", "the kite" or "her kite"
-    {t.a} {t.the} {t.my} {t.your} {t.noun} {t.it} {t.they} {t.was} {t.is} {t.has} {t.s} {t.use} {t.using} {t.used}
+    {t.a} {t.the} {t.my} {t.your} {t.noun} {t.it} {t.they} {t.was} {t.is} {t.s} {t.one} {t.use} {t.using} {t.used}
     {p} {p.in} {p.to}   the place: "the old barn", "in the old barn", "to the old barn"
     {n} {why}           the note of the event; a clause about its cause
     {home} {day}        "in a red house by the sea", later "in the red house by the sea"; the day of the week
@@ -133,8 +133,6 @@ class Teller:
         return self._thing(entity, form, event.actor, quoted)
 
     def _entity(self, event: Event, role: str):
-        if role == "o":
-            return self.owner[event.thing.id]
         return {
             "a": event.actor,
             "b": event.other,
@@ -230,11 +228,8 @@ _THING_WORDS = {
     "they": ("it", "they"),
     "was": ("was", "were"),
     "is": ("is", "are"),
-    "has": ("has", "have"),
     "s": ("s", ""),
     "this": ("this", "these"),
-    "that": ("that", "those"),
-    "its": ("its", "their"),
     "isnt": ("isn't", "aren't"),
     "one": ("one", "some"),
 }
