@@ -53,10 +53,10 @@ test: $(READY_TEST)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --timeout 600 $(PYTEST_ARGS)
 
 lint: $(READY_TEST)
-	$(BIN)/ruff check .
+	$(BIN)/python -m ruff check .
 
 lab: $(READY)
-	$(BIN)/jupyter lab
+	$(BIN)/python -m jupyter lab
 
 notebooks: $(READY)
 	@$(BIN)/python -m lab.notebooks $(NB) --in-place
@@ -71,13 +71,13 @@ $(READY): requirements.txt $(if $(filter-out "$(WANTED)","$(INSTALLED)"),FORCE)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer was not found: name one, make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@rm -f $(READY) $(READY_TEST)
 	@$(PIP) --version >/dev/null 2>&1 || { echo "making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
-	@test -z "$(strip $(TORCH)$(TORCH_INDEX))" || echo "$(WANTED)" > $(CHOICE)
 	@echo "installing requirements.txt; the first time takes a few minutes"
 	@set -- $(WANTED); sed "s|^torch==.*|$$1|" requirements.txt > $(VENV)/requirements.txt; \
 		test -z "$$2" || $(PIP) install --force-reinstall --no-deps --index-url "$$2" "$$1"
 	@$(PIP) install -r $(VENV)/requirements.txt
 	@$(BIN)/python -c "import pathlib, sysconfig; \
 		pathlib.Path(sysconfig.get_path('purelib'), 'this_folder.pth').write_text(str(pathlib.Path().resolve()), encoding='utf-8')"
+	@test -z "$(strip $(TORCH)$(TORCH_INDEX))" || echo "$(WANTED)" > $(CHOICE)
 	@echo "$(WANTED)" > $(READY)
 
 $(READY_TEST): $(READY) requirements-test.txt
