@@ -339,7 +339,7 @@ class _Job:
         self.elapsed = now - self.clock
         self.losses.append((loss, now - started))
         done = self.step.count
-        self.progress.step(done, tcfg.max_iters, loss, self.tokens_per_step, self.elapsed)
+        self.progress.step(done, tcfg.max_iters, loss, self.tokens_per_step)
         if done % tcfg.eval_interval == 0 or done == tcfg.max_iters:
             self._evaluate()
         if done % tcfg.checkpoint_interval == 0 and done < tcfg.max_iters:

@@ -25,7 +25,7 @@ class Progress:
     def say(self, line: str) -> None:
         """Something that stays to be read."""
 
-    def step(self, done: int, total: int, loss: float, tokens_per_step: int, elapsed: float) -> None:
+    def step(self, done: int, total: int, loss: float, tokens_per_step: int) -> None:
         """After every optimizer step."""
         now = time.perf_counter()
         self.times.append(now)
@@ -38,7 +38,7 @@ class Progress:
         speed = (len(self.times) - 1) * tokens_per_step / (now - self.times[0])
         self.status(
             f"step {done:,}/{total:,}  loss {loss:.3f}  {self.bits_per_byte:.3f} bits/byte  "
-            f"{speed:,.0f} tokens/s  {minutes(elapsed)} gone, {minutes(seconds_left)} left"
+            f"{speed:,.0f} tokens/s  {minutes(seconds_left)} left"
         )
 
     def status(self, line: str) -> None:
