@@ -1,7 +1,7 @@
 """How much of the built-in stories takes a long memory: bits per byte of n-gram models and of a 0.5 M transformer.
 
     python benchmarks/storyworld.py
-    python benchmarks/storyworld.py --max-iters 4000 --model-name storyworld_benchmark
+    python benchmarks/storyworld.py --max-iters 4000
     python benchmarks/storyworld.py --model first_model        # a model that was already trained on storyworld
 
 The n-gram models (lab/ngram.py, interpolated modified Kneser-Ney) and the transformer read the same training stories
@@ -55,7 +55,7 @@ def ngram_bits(tok: Tokenizer, train: list[str], valid: list[str], orders: tuple
     return bits
 
 
-def transformer_bits(preset: str, model: str, model_name: str, max_iters: int, valid: list[str]) -> float:
+def transformer_bits(preset: str, model: str, settings: TrainConfig, valid: list[str]) -> float:
     """Bits per byte of a saved model, or of one that is trained now."""
     if model:
         from lab.saving import load_model
@@ -64,8 +64,6 @@ def transformer_bits(preset: str, model: str, model_name: str, max_iters: int, v
         return evaluate(network, tok, valid)["bits_per_byte"]
     from train import train
 
-    warmup = max(1, max_iters // 50)
-    settings = TrainConfig(model_name=model_name, dataset="storyworld", max_iters=max_iters, warmup_iters=warmup)
     with tempfile.TemporaryDirectory() as folder:
         run = train(PRESETS[preset], settings, root=Path(folder))
         return evaluate(run.model, run.tok, valid)["bits_per_byte"]
@@ -75,7 +73,7 @@ def main(
     max_iters: int = 2000,
     preset: str = "0.5m_5foot11_and_skinnyfat",
     model: str = "",
-    model_name: str = "storyworld_benchmark",
+    threads: int = 0,
     stories: int = 20_000,
     skip_transformer: bool = False,
 ) -> None:
@@ -85,7 +83,7 @@ def main(
         max_iters: training steps of the transformer
         preset: a name of PRESETS
         model: a saved model trained on storyworld, instead of training one now
-        model_name: name of the run that is trained now (in a temporary folder)
+        threads: CPU threads of the training; 0: all cores
         stories: stories to generate for the first table
         skip_transformer: the n-gram figures only
     """
@@ -97,7 +95,10 @@ def main(
     ngram_bits(get_tokenizer("byte"), train, valid, (5, 7))
     if skip_transformer:
         return
-    ours = transformer_bits(preset, model, model_name, max_iters, valid)
+    settings = TrainConfig(
+        model_name="storyworld_benchmark", dataset="storyworld", max_iters=max_iters, num_threads=threads
+    )
+    ours = transformer_bits(preset, model, settings, valid)
     print(f"{model or preset}: {ours:.4f} bits per byte, {bits[5] - ours:.4f} better than the 5-gram (asked for: 0.15)")
 
 
