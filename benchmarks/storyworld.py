@@ -1,7 +1,7 @@
 """How much of the built-in stories takes a long memory: bits per byte of n-gram models and of a 0.5 M transformer.
 
     python benchmarks/storyworld.py
-    python benchmarks/storyworld.py --max-iters 4000
+    python benchmarks/storyworld.py --max-iters 8000
     python benchmarks/storyworld.py --model first_model        # a model that was already trained on storyworld
 
 The n-gram models (lab/ngram.py, interpolated modified Kneser-Ney) and the transformer read the same training stories
@@ -70,7 +70,7 @@ def transformer_bits(preset: str, model: str, settings: TrainConfig, valid: list
 
 
 def main(
-    max_iters: int = 2000,
+    max_iters: int = 4000,
     preset: str = "0.5m_5foot11_and_skinnyfat",
     model: str = "",
     threads: int = 0,
