@@ -4,8 +4,19 @@ A front door: each thing lives in the module of `lab/` it is imported from, and 
 the function that needs them is called.
 """
 
+from lab.live import LoggingModule
 from lab.plots import plot_column_from_csv
 from lab.saving import load_model, save_model
-from lab.tracing import LoggingModule, log_io, show_source, trace
+from lab.show_source import show_source
+from lab.tracer import diff, log_io, trace
 
-__all__ = ["LoggingModule", "load_model", "log_io", "plot_column_from_csv", "save_model", "show_source", "trace"]
+__all__ = [
+    "LoggingModule",
+    "diff",
+    "load_model",
+    "log_io",
+    "plot_column_from_csv",
+    "save_model",
+    "show_source",
+    "trace",
+]

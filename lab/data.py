@@ -9,6 +9,7 @@ One rule for documents, whatever the file format: `<|endoftext|>` ends a documen
 document are stripped, and documents without text are dropped. Nothing else is changed: line ends within a document
 (CRLF too) stay as they are, because bits per byte counts the bytes of the source text.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -35,17 +36,18 @@ from lab.files import ROOT, leftovers, write_atomic, write_json
 SEPARATOR = "<|endoftext|>"
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 TEXT_FIELDS = ("text", "story")
-HOLD_OUT_EVERY = 50          # a source without its own validation split gives up 2 % of its documents ...
-HOLD_OUT_MOST = 500          # ... but never more than this many
-VALID_DOCUMENTS = 500        # as many are kept of a named dataset's validation split
+HOLD_OUT_EVERY = 50  # a source without its own validation split gives up 2 % of its documents ...
+HOLD_OUT_MOST = 500  # ... but never more than this many
+VALID_DOCUMENTS = 500  # as many are kept of a named dataset's validation split
 STORYWORLD_BYTES = 8_000_000
-SLOWEST_HUB = 50_000         # bytes per second: "auto" does not wait for a hub that is slower
-STALE_SECONDS = 3600         # a temporary file nobody has written to for so long was left by a process that died
-ENCODE_BYTES = 1_000_000     # text per call of the tokenizer: bounds the memory that encoding takes
-CACHE_FORMAT = 1             # part of every name in the cache: raise it when what is written there changes
+SLOWEST_HUB = 50_000  # bytes per second: "auto" does not wait for a hub that is slower
+STALE_SECONDS = 3600  # a temporary file nobody has written to for so long was left by a process that died
+ENCODE_BYTES = 1_000_000  # text per call of the tokenizer: bounds the memory that encoding takes
+CACHE_FORMAT = 1  # part of every name in the cache: raise it when what is written there changes
 
 
 # ---------------------------------------------------------------------------------------------------- reading files
+
 
 def _clean(text: str) -> Iterator[str]:
     """The documents in a piece of text: cut at SEPARATOR, outer newlines stripped, pieces without text dropped."""
@@ -57,11 +59,11 @@ def _clean(text: str) -> Iterator[str]:
 
 def _read_txt(path: Path) -> Iterator[str]:
     """Documents of a text file, one in memory at a time. Raises ValueError naming the byte that is not UTF-8."""
-    if path.stat().st_size == 0:        # an empty file cannot be memory-mapped
+    if path.stat().st_size == 0:  # an empty file cannot be memory-mapped
         return
     mark = SEPARATOR.encode()
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        start = 3 if view[:3] == b"\xef\xbb\xbf" else 0     # a byte-order mark is no text
+        start = 3 if view[:3] == b"\xef\xbb\xbf" else 0  # a byte-order mark is no text
         while start < len(view):
             end = view.find(mark, start)
             end = len(view) if end < 0 else end
@@ -109,14 +111,17 @@ def _text_field(fields: Iterable[str], where: str) -> str:
     for name in TEXT_FIELDS:
         if name in fields:
             return name
-    raise ValueError(f"{where} has no field 'text' or 'story' (it has: {', '.join(map(str, fields)) or 'none'}); "
-                     "rename the one that holds the text")
+    raise ValueError(
+        f"{where} has no field 'text' or 'story' (it has: {', '.join(map(str, fields)) or 'none'}); "
+        "rename the one that holds the text"
+    )
 
 
 def _read_parquet(path: Path) -> Iterator[str]:
     """Documents of a parquet file, a batch of rows at a time. Rows without text (null) are dropped."""
     import pyarrow
     import pyarrow.parquet
+
     where = f"dataset={str(path)!r}"
     try:
         with pyarrow.parquet.ParquetFile(path) as table:
@@ -133,6 +138,7 @@ def _read_parquet(path: Path) -> Iterator[str]:
 def _read_arrow(path: Path) -> Iterator[str]:
     """Documents of a file in which the `datasets` package keeps a dataset that it has downloaded."""
     import pyarrow
+
     with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as batches:
         for batch in batches:
             yield from _clean_column(batch.column("text"))
@@ -153,6 +159,7 @@ def _read_files(files: list[Path]) -> Iterator[str]:
 
 # ---------------------------------------------------------------------------------------------------- sources
 
+
 @dataclass(frozen=True)
 class Split:
     """One part of a source.
@@ -160,6 +167,7 @@ class Split:
     read: opens a fresh stream of documents. stamp: changes whenever the text may have changed. size: about how many
     bytes there are, for progress bars.
     """
+
     read: Callable[[], Iterator[str]]
     stamp: str
     size: int
@@ -172,6 +180,7 @@ class Source:
     name: short, for records (a file's name, never its folder). notice: one line for a person: which text, how much,
     why. splits: "train" and "valid". cache: the folder for what is prepared from this text.
     """
+
     name: str
     notice: str
     splits: dict[str, Split] = field(repr=False)
@@ -200,15 +209,21 @@ class Source:
         digest = hashlib.sha256()
         for document in self.documents(split):
             raw = document.encode("utf-8")
-            digest.update(len(raw).to_bytes(8, "little"))      # the lengths keep ["ab"] and ["a", "b"] apart
+            digest.update(len(raw).to_bytes(8, "little"))  # the lengths keep ["ab"] and ["a", "b"] apart
             digest.update(raw)
         _make_cache(memo.parent)
         write_atomic(memo, digest.hexdigest())
         return digest.hexdigest()
 
 
-def open_source(dataset: str, *, valid_dataset: str = "", limit_bytes: int = 50_000_000, seed: int = 0,
-                cache_dir: str | Path | None = None) -> Source:
+def open_source(
+    dataset: str,
+    *,
+    valid_dataset: str = "",
+    limit_bytes: int = 50_000_000,
+    seed: int = 0,
+    cache_dir: str | Path | None = None,
+) -> Source:
     """Open a text by name or by path.
 
     dataset: a path (.txt, whose documents end with `<|endoftext|>`; .jsonl with a "text" or "story" field; .parquet
@@ -278,7 +293,7 @@ def _hold_out(whole: Split, name: str) -> tuple[dict[str, Split], str]:
     else:
         held_out = list(islice(read(), HOLD_OUT_EVERY - 1, HOLD_OUT_EVERY * HOLD_OUT_MOST, HOLD_OUT_EVERY))
         how = f"{len(held_out)} of its documents, held out (every {HOLD_OUT_EVERY}th)"
-    hidden = frozenset(held_out)        # by text, so that a copy of a held-out document is not trained on either
+    hidden = frozenset(held_out)  # by text, so that a copy of a held-out document is not trained on either
     train = Split(lambda: (text for text in read() if text not in hidden), f"the rest: {whole.stamp}", whole.size)
     valid = Split(lambda: iter(held_out), f"held out: {whole.stamp}", whole.size // HOLD_OUT_EVERY)
     return {"train": train, "valid": valid}, how
@@ -310,8 +325,9 @@ def _supported_files(dataset: str) -> list[Path]:
 def _unknown(dataset: str) -> Exception:
     choices = ", ".join(NAMES)
     if Path(dataset).suffix or len(Path(dataset).parts) > 1:
-        return FileNotFoundError(f"dataset={dataset!r}: there is no such file or folder; "
-                                 f"give a path that exists, or one of {choices}")
+        return FileNotFoundError(
+            f"dataset={dataset!r}: there is no such file or folder; give a path that exists, or one of {choices}"
+        )
     near = difflib.get_close_matches(dataset.lower(), NAMES, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return ValueError(f"dataset={dataset!r} is neither a file or folder nor one of {choices}{hint}")
@@ -321,16 +337,20 @@ def validation_documents(source: Source, max_documents: int = 500) -> list[str]:
     """The first documents of the validation split: the same list every time. Raises ValueError where there is none."""
     documents = list(islice(source.documents("valid"), max_documents))
     if not documents:
-        raise ValueError(f"dataset={source.name!r}: its validation split holds no text; set valid_dataset to a file "
-                         "with text, or leave it empty to hold out a part of the training text")
+        raise ValueError(
+            f"dataset={source.name!r}: its validation split holds no text; set valid_dataset to a file "
+            "with text, or leave it empty to hold out a part of the training text"
+        )
     return documents
 
 
 # ---------------------------------------------------------------------------------------------------- named datasets
 
+
 def _storyworld(limit_bytes: int, seed: int, cache: Path) -> Source:
     """The built-in stories: training text from one seed, validation from another; needs no network."""
     from lab import storyworld
+
     size = min(limit_bytes, STORYWORLD_BYTES)
     stamp = f"storyworld version {storyworld.VERSION}, seed {seed}"
     stored = cache / f"storyworld-{_digest(stamp)[:12]}-{size}.txt"
@@ -354,27 +374,35 @@ def _tinystories(limit_bytes: int, cache: Path, least_rate: float) -> Source:
         _stored(valid, islice(read("validation"), VALID_DOCUMENTS), 400_000)
         _stored(train, _first_bytes(read("train"), limit_bytes), limit_bytes)
     first = f"first {limit_bytes / 1e6:g} MB"
-    return Source(f"TinyStories (hub, {first})", f"text: TinyStories, {first}, {where}",
-                  {"train": _split_of([train]), "valid": _split_of([valid])}, cache)
+    return Source(
+        f"TinyStories (hub, {first})",
+        f"text: TinyStories, {first}, {where}",
+        {"train": _split_of([train]), "valid": _split_of([valid])},
+        cache,
+    )
 
 
 def _find_tinystories(least_rate: float) -> tuple[str, Callable[[str], Iterator[str]]]:
     """Where TinyStories can be had, in words, and a function that opens one of its splits there."""
     from lab import hub
+
     local = {split: hub.local_files(split) for split in ("train", "validation")}
     if all(local.values()):
         return "from the local Hugging Face cache", lambda split: _read_files(local[split])
     hub.probe()
     return "from the Hugging Face hub", lambda split: (
-        document for text in hub.stories(split, least_rate) for document in _clean(text))
+        document for text in hub.stories(split, least_rate) for document in _clean(text)
+    )
 
 
 def _tinystories_or_error(limit_bytes: int, seed: int, cache: Path) -> Source:
     try:
         return _tinystories(limit_bytes, cache, least_rate=0)
     except ConnectionError as reason:
-        raise ConnectionError(f"dataset='tinystories': {reason}; use dataset='storyworld' (built in) or the path of a "
-                              "file with your own text") from reason
+        raise ConnectionError(
+            f"dataset='tinystories': {reason}; use dataset='storyworld' (built in) or the path of a "
+            "file with your own text"
+        ) from reason
 
 
 def _auto(limit_bytes: int, seed: int, cache: Path) -> Source:
@@ -418,11 +446,14 @@ def _stored(path: Path, documents: Iterable[str], size: int) -> Path:
 def _progress(what: str, size: int, show: bool = True):
     """A plain progress bar over `size` bytes; quiet where the work takes less than a second."""
     from tqdm import tqdm
-    return tqdm(desc=what, total=size, unit="B", unit_scale=True, delay=1, leave=False, file=sys.stderr,
-                disable=not show)
+
+    return tqdm(
+        desc=what, total=size, unit="B", unit_scale=True, delay=1, leave=False, file=sys.stderr, disable=not show
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- the token cache
+
 
 def cache_folder() -> Path:
     """Where prepared text and tokens are kept: the environment variable SANDBOX_CACHE, else `.cache` by the code."""
@@ -439,7 +470,7 @@ def _make_cache(folder: Path) -> None:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, f"Permission denied: {remedy}", str(folder))
     for leftover in leftovers(folder):
-        with contextlib.suppress(FileNotFoundError):       # another process may be faster
+        with contextlib.suppress(FileNotFoundError):  # another process may be faster
             if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
                 leftover.unlink()
 
@@ -455,6 +486,7 @@ class PackedTokens:
     ids: (num_tokens,) uint16 or uint32, memory-mapped. starts: (num_documents,) int64, where each document's BOS
     stands. num_bytes: UTF-8 bytes of the documents. fingerprint: names the text and the tokenizer together.
     """
+
     ids: np.ndarray
     starts: np.ndarray
     num_tokens: int
@@ -463,8 +495,9 @@ class PackedTokens:
     fingerprint: str
 
 
-def tokenize(source: Source, split: str, tok, *, cache_dir: str | Path | None = None,
-             progress: bool = True) -> PackedTokens:
+def tokenize(
+    source: Source, split: str, tok, *, cache_dir: str | Path | None = None, progress: bool = True
+) -> PackedTokens:
     """The tokens of a split: encoded on the first call, memory-mapped from the cache ever after.
 
     Memory stays bounded however long the text is. An interrupted call leaves nothing that a later one takes for whole.
@@ -520,9 +553,17 @@ def _write_packed(source: Source, split: str, tok, folder: Path, fingerprint: st
     _make_cache(folder)
     write_atomic(ids_path, fill)
     write_atomic(starts_path, (np.cumsum(lengths) - lengths).astype("<i8").tobytes())
-    write_json(info_path, {          # last: whoever finds it finds the other two whole
-        "text": source.name, "split": split, "dtype": dtype.str, "num_tokens": sum(lengths),
-        "num_documents": len(lengths), "num_bytes": sum(sizes)})
+    write_json(
+        info_path,
+        {  # last: whoever finds it finds the other two whole
+            "text": source.name,
+            "split": split,
+            "dtype": dtype.str,
+            "num_tokens": sum(lengths),
+            "num_documents": len(lengths),
+            "num_bytes": sum(sizes),
+        },
+    )
 
 
 def _in_batches(documents: Iterable[str]) -> Iterator[tuple[list[str], int]]:
@@ -540,6 +581,7 @@ def _in_batches(documents: Iterable[str]) -> Iterator[tuple[list[str], int]]:
 
 # ---------------------------------------------------------------------------------------------------- batches
 
+
 class Batches:
     """Micro-batches of packed rows; number i depends on (seed, i) alone, so resuming needs no more than i.
 
@@ -554,8 +596,10 @@ class Batches:
             if value < least:
                 raise ValueError(f"{name}={value} must be at least {least}")
         if packed.num_tokens < seq_len + 1:
-            raise ValueError(f"seq_len={seq_len}: a row takes {seq_len + 1} tokens and the text holds only "
-                             f"{packed.num_tokens}; use more text or a shorter seq_len")
+            raise ValueError(
+                f"seq_len={seq_len}: a row takes {seq_len + 1} tokens and the text holds only "
+                f"{packed.num_tokens}; use more text or a shorter seq_len"
+            )
         self.packed, self.batch_size, self.seq_len, self.seed = packed, batch_size, seq_len, seed
         self.num_rows = packed.num_tokens // seq_len
         self.tokens_per_epoch = self.num_rows * seq_len
@@ -567,14 +611,14 @@ class Batches:
 
     def get(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Micro-batch i: inputs x and targets y, both (B, T) int64 on the CPU; y[:, t] is the token after x[:, t]."""
-        tokens = torch.from_numpy(self.packed.ids[self._places(i, self.seq_len + 1)].astype(np.int64))    # (B, T+1)
+        tokens = torch.from_numpy(self.packed.ids[self._places(i, self.seq_len + 1)].astype(np.int64))  # (B, T+1)
         return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
     def segments(self, i: int) -> torch.Tensor:
         """(B, T) int64: which document of its row each input of micro-batch i belongs to, counted from 0 per row."""
         starts, places = self.packed.starts, self._places(i, self.seq_len)
         begins = starts[np.searchsorted(starts, places, side="right") - 1] == places
-        begins[:, 0] = False          # a row's first document is number 0, whether it begins there or before
+        begins[:, 0] = False  # a row's first document is number 0, whether it begins there or before
         return torch.from_numpy(np.cumsum(begins, axis=1))
 
     def _places(self, i: int, length: int) -> np.ndarray:

@@ -4,6 +4,7 @@ Left to itself the hub client tries again for 23 s where there is no network, an
 accepts a connection and then says nothing. So the hub is asked one short question first (`probe`), and the transfer
 runs in a process of its own (`stories`), which can be ended at any moment, whatever it hangs in.
 """
+
 from __future__ import annotations
 
 import http.client
@@ -22,26 +23,30 @@ from pathlib import Path
 
 from lab.files import ROOT
 
-NAME = "roneneldan/TinyStories"      # Source: Eldan & Li 2023, arXiv 2305.07759
-PROBE_SECONDS = 3                    # a hub that has not answered by then counts as out of reach
-STALL_SECONDS = 20                   # ... and so does one that afterwards delivers nothing for so long
-CLIENT = [sys.executable, "-m", "lab.hub"]      # the other process: see `_report`
+NAME = "roneneldan/TinyStories"  # Source: Eldan & Li 2023, arXiv 2305.07759
+PROBE_SECONDS = 3  # a hub that has not answered by then counts as out of reach
+STALL_SECONDS = 20  # ... and so does one that afterwards delivers nothing for so long
+CLIENT = [sys.executable, "-m", "lab.hub"]  # the other process: see `_report`
 
 
 def local_files(split: str) -> list[Path]:
     """The files in which the `datasets` package, or else the hub client, keeps a split of TinyStories here."""
     from huggingface_hub import constants
+
     datasets_home = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
     snapshots = Path(constants.HF_HUB_CACHE) / "datasets--roneneldan--TinyStories" / "snapshots"
-    found = [*datasets_home.glob(f"roneneldan___tiny_stories/*/*/*/tiny_stories-{split}*.arrow"),
-             *snapshots.glob(f"*/data/{split}-*.parquet")]
+    found = [
+        *datasets_home.glob(f"roneneldan___tiny_stories/*/*/*/tiny_stories-{split}*.arrow"),
+        *snapshots.glob(f"*/data/{split}-*.parquet"),
+    ]
     found = [path for path in found if not path.parent.name.endswith(".incomplete")]
-    return sorted(path for path in found if path.parent == found[0].parent)     # of one version only, in order
+    return sorted(path for path in found if path.parent == found[0].parent)  # of one version only, in order
 
 
 def probe() -> None:
     """Ask the hub for the dataset's entry. Raises ConnectionError, in words, unless it agrees within PROBE_SECONDS."""
     from huggingface_hub import constants
+
     if constants.HF_HUB_OFFLINE:
         raise ConnectionError("HF_HUB_OFFLINE is set, so the Hugging Face hub is not asked")
 
@@ -64,12 +69,17 @@ def stories(split: str, least_rate: float = 0) -> Iterator[str]:
     """Stream the texts of a split. Raises ConnectionError when the hub client gives up, when nothing comes for
     STALL_SECONDS, or when after that time fewer than `least_rate` characters per second have come."""
     from huggingface_hub import constants
+
     with subprocess.Popen(
-        [*CLIENT, split], cwd=ROOT, env=os.environ | {"HF_ENDPOINT": constants.ENDPOINT},
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        [*CLIENT, split],
+        cwd=ROOT,
+        env=os.environ | {"HF_ENDPOINT": constants.ENDPOINT},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     ) as process:
         try:
-            if not process.stdout.readline():       # comes when the hub client is loaded, which is not the hub's time
+            if not process.stdout.readline():  # comes when the hub client is loaded, which is not the hub's time
                 raise ConnectionError("the hub client (package `datasets`) does not load; install requirements.txt")
             begin, received = time.monotonic(), 0
             for text in _texts(process.stdout):
@@ -112,7 +122,7 @@ def in_time(start: Callable[[], Iterator], seconds: float) -> Iterator:
                 if stop.is_set():
                     return
             items.put((end, None))
-        except Exception as error:      # handed on, and raised where the items are used
+        except Exception as error:  # handed on, and raised where the items are used
             items.put((end, error))
 
     threading.Thread(target=work, daemon=True).start()
@@ -129,22 +139,24 @@ def in_time(start: Callable[[], Iterator], seconds: float) -> Iterator:
     finally:
         stop.set()
         with suppress(queue.Empty):
-            items.get_nowait()          # makes room, in case the thread is waiting to put an item in
+            items.get_nowait()  # makes room, in case the thread is waiting to put an item in
 
 
 def _report(split: str) -> None:
     """The other process: write each text of a split to standard output as a line of JSON."""
+
     def say(**record: object) -> None:
         sys.stdout.buffer.write(json.dumps(record).encode("ascii") + b"\n")
         sys.stdout.buffer.flush()
 
     import datasets
+
     say(loaded=True)
     try:
         for row in datasets.load_dataset(NAME, split=split, streaming=True):
             say(text=row["text"])
         say(end=True)
-    except Exception as error:          # the hub client raises dozens of types; the first process reports them all
+    except Exception as error:  # the hub client raises dozens of types; the first process reports them all
         say(error=f"{type(error).__name__}: {str(error)[:200]}")
 
 

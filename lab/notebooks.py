@@ -38,8 +38,15 @@ class Interrupted(Exception):
     """Ctrl-C: the running cell was interrupted and the cells after it were not started."""
 
 
-def execute(notebook: nbformat.NotebookNode, folder: Path, *, cwd: Path | None = None,
-            env: Mapping[str, str] | None = None, timeout: float | None = None, out: TextIO | None = None) -> None:
+def execute(
+    notebook: nbformat.NotebookNode,
+    folder: Path,
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    out: TextIO | None = None,
+) -> None:
     """Runs all cells in a fresh kernel and puts their outputs into `notebook`, which is normalised too.
 
     folder: where the notebook lies; the modules beside it can be imported whatever the working directory.
@@ -63,10 +70,12 @@ def execute(notebook: nbformat.NotebookNode, folder: Path, *, cwd: Path | None =
 
 def normalise(notebook: nbformat.NotebookNode) -> None:
     """Leaves in the metadata only what the next reader needs, so that running a notebook twice changes nothing else."""
-    notebook.metadata = nbformat.from_dict({
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    })
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
     for cell in notebook.cells:
         tags = cell.metadata.get("tags")
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
@@ -195,7 +204,7 @@ class _Screen:
 
     def _write(self, text: str) -> None:
         *ended, self.line = (self.line + text).split("\n")
-        self.line = self.line[max(0, self.line.rfind("\r", 0, -1)):]  # only the newest state of a redrawn line counts
+        self.line = self.line[max(0, self.line.rfind("\r", 0, -1)) :]  # only the newest state of a redrawn line counts
         if self.is_terminal:
             self._put(text)
             return

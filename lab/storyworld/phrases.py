@@ -66,7 +66,6 @@ PHRASES = {
         {A} took {t.a} along, in case {a.he} got hungry.
         In {a.his} bag, {a} had {t.a} for lunch. It smelled good.
     """,
-
     # Going about
     "go": """
         {A} went {p.to}.
@@ -119,7 +118,6 @@ PHRASES = {
         [Later that day|That afternoon|The next day|A week later|Some days later], {a} [went out once more|was out again].
         [A few days went by|A whole week went by|Three days went by]. Then {a} [went out once more|was out again].
     """,
-
     # The dark
     "fear": """
         It was very dark there. {A} was afraid.
@@ -154,7 +152,6 @@ PHRASES = {
         "The dark is only the day asleep," {a} said, and went on.
         {A} was still a little afraid, but went on [all the same|bravely].
     """,
-
     # Trouble
     "leave": """
         {A} put {t} down for a moment [to tie {a.his} shoe|to look at a butterfly|to pick a flower|to watch a bird] and forgot all about {t.it}.
@@ -263,7 +260,6 @@ PHRASES = {
         {A} scratched {a.his} head and thought.
         "[Think, think|There must be a way]," {a} said to {a.himself}.
     """,
-
     # Help
     "meet.elder": """
         {b} was [working|busy|sitting on a chair|having tea] there.
@@ -440,13 +436,11 @@ PHRASES = {
         [Later|Before supper], {a} brought {t} back to {b} and said thank you.
         {A} did not forget to bring {t} back to {b}.
     """,
-
     "beside": """
         Next to it lay {t.a}.
         {t.a} lay there, too.
         There was also {t.a}, but that was of no use.
     """,
-
     # Searching
     "see.decoy": """
         {A} saw {t.a} there, but that was not what {a.he} was looking for.
@@ -522,7 +516,6 @@ PHRASES = {
         "[That's all right|I'm not angry any more]," said {a}. "Next time, ask me, {b}, and we can play together."
         "I forgive you, {b}," said {a}. "We can both use it."
     """,
-
     # Sharing food
     "need.hungry": """
         There sat {a}, who looked thin and hungry.
@@ -559,7 +552,6 @@ PHRASES = {
         "I have not forgotten {t.the}, {b}," said {a}. "Let me help you."
         "When I was hungry, you gave me food," said {a}. "Let me do something for you, {b}."
     """,
-
     # Broken things and the truth
     "admire": """
         {a} had {t.a}. {t.they} had been a present from [long ago|an old friend|a far country], and nobody was allowed to play near {t.it}.
@@ -617,7 +609,6 @@ PHRASES = {
         {A} worked slowly and used {u}, and {b} helped. In the end, {t} {t.was} whole again.
         Piece by piece, {a} mended {t} with {u}. {b} clapped.
     """,
-
     # Presents
     "reason.birthday": """
         It was {b.s} birthday, and {a} had no present yet.
@@ -673,7 +664,6 @@ PHRASES = {
         {a} laughed and hugged {b}. "How did you get {t.the}?" And {b} told the whole story.
         {a} held {t} tight. "[Nobody ever gave me such a thing|What a good friend you are], {b}."
     """,
-
     # An errand
     "send": """
         "{b}, please take {t.my} to {n}," said {a}. "You will find {n} {p.in}."
@@ -708,7 +698,6 @@ PHRASES = {
         "[What a brave {b.species} you are|You have a brave heart|That was very brave], {b}," said {a}.
         {a} gave {b} a warm drink. "[Not many would dare to do that|You are braver than you think], {b}."
     """,
-
     # Making something together
     "occasion": """
         Soon there would be a [big|great|grand] {n}, and everybody wanted to bring something.
@@ -777,7 +766,6 @@ PHRASES = {
         {a} took {b} by the hand. "It is never too late. You can help us clean up!"
         "Of course," said {a}. So {b} washed the pots and swept the floor, and then they all had fun together.
     """,
-
     # A quarrel
     "want_turn": """
         "Let me have {t.the} now," said {a}. "It's my turn."
@@ -820,7 +808,6 @@ PHRASES = {
         "You go first, {b}," said {a}. And {b} {t.used} {t} and laughed.
         From then on, {t} belonged to both {a} and {b}, and it was twice as much fun.
     """,
-
     # Learning
     "wish": """
         More than anything, {a} wanted to {n}.
@@ -877,7 +864,6 @@ PHRASES = {
         "Of course, {b}," said {a}. "We can practice together."
         "Gladly," said {a}. "It only takes time, {b}."
     """,
-
     # A lost baby
     "hear_cry": """
         Then {a} heard a sound. {n.cap}, {n}! It came from behind a bush.
@@ -932,7 +918,6 @@ PHRASES = {
         "Thank you, {b}," said {a}. "You are always welcome here."
         {a} gave {b} [a soft feather|a smooth pebble|a sweet berry|a kiss on the cheek]. "You have a good heart."
     """,
-
     # A seed
     "seed": """
         "Here is a present for you," said {a}, and put {n.a} seed into {b.s} hand. "Plant it and take good care of it."
@@ -983,7 +968,6 @@ PHRASES = {
         {A} shared everything with {b}.
         "Half of it is for you, {b}," said {a}.
     """,
-
     # A promise
     "duty": """
         "I have to go out," said {a}. "Will you {n} for me, {b}?"
@@ -1025,7 +1009,6 @@ PHRASES = {
         {a} saw it and was not angry any more. "Everybody forgets something once. But a promise is a promise."
         "Thank you for being honest," said {a}. "I will trust you again, {b}."
     """,
-
     # A race
     "brag": """
         One day, {a} came by. "I am the fastest of all," said {a}. "You are as slow as a snail, {b}!"
@@ -1084,7 +1067,6 @@ PHRASES = {
         "You could have won," said {a}. "Why did you help me, {b}?" "Because you needed help," said {b}.
         "I will never laugh at you again," {a} told {b}. "You are the real winner."
     """,
-
     # A storm
     "storm": """
         Suddenly, the sky turned black. [Boom|Crash]! Thunder rolled, and it began to pour.
@@ -1130,7 +1112,6 @@ PHRASES = {
         "Without you, I would have caught a cold, {b}," said {a}. "Now we are friends."
         "I hope there will be another storm soon," said {a}, and {b} had to laugh.
     """,
-
     # Found
     "discover": """
         Something lay on the ground. It was {t.a}!
@@ -1166,7 +1147,6 @@ PHRASES = {
         "[Bless you|How can I ever thank you], {b}!" said {a}, and {t} shone in the light.
         {a} hugged {b}. "You could have kept {t.the}. But you did not."
     """,
-
     # A locked box
     "discover_box": """
         There, half hidden, stood {t.a}. What could be in it?
@@ -1183,7 +1163,6 @@ PHRASES = {
         On a card stood, "Keep me and love me." {A} took {t} home.
         Nobody knew whose {t.they} had been. So {a} was allowed to keep {t}.
     """,
-
     # Hide and seek
     "let_us_hide": """
         "Let's play hide and seek!" said {a}. So {b} counted to [ten|twenty|fifty].
@@ -1215,7 +1194,6 @@ PHRASES = {
         "Now it's my turn to count," said {a}. "Go and hide, {b}!"
         "How did you find me, {b}?" asked {a}. "I heard you," said {b}.
     """,
-
     # A noise in the night
     "to_bed": """
         At night, {a} lay in bed with {t} and could not sleep.
@@ -1252,7 +1230,6 @@ PHRASES = {
         "Good night, {b}," said {a}, and put {t} under the blanket, too.
         Soon {b} was fast asleep, holding {t}. {a} smiled and closed the door.
     """,
-
     # A mess
     "mess": """
         {A.his} room was a mess. Things lay [on the floor|everywhere|in every corner].
@@ -1284,7 +1261,6 @@ PHRASES = {
         Then {a} looked {n}. "{t.my}!"
         When almost everything was done, {a} saw {t.the} {n}.
     """,
-
     # Trading toys
     "has_too": """
         {a} had something nice, too. It was {t.a}.
@@ -1314,7 +1290,6 @@ PHRASES = {
         So {a} gave back {u} and got {t} again.
         {A} put {u} into {b.s} hands and took {t}. Now everything was in its place.
     """,
-
     # A picnic
     "picnic": """
         {a} and {b} wanted to have a picnic. {a} had {t.a}, and {b} had {u.a}.
@@ -1335,7 +1310,6 @@ PHRASES = {
         "Next time, I will share with you, {b}," said {a}.
         "A shared {t.noun} tastes better than a whole one," said {a}, and {b} laughed.
     """,
-
     # Endings
     "evening": """
         {n}.

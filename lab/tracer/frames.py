@@ -1,0 +1,155 @@
+"""Reading Python frames: whose method runs, with which arguments, how it ended; and the marker `@log_io`."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from lab.tracer.values import Info, Value, describe, render
+
+# --------------------------------------------------------------------------------------------------------------------
+# The marker
+
+
+class Mark(NamedTuple):
+    """What `@log_io` knows about a function: the function and the signature written beside it, if any."""
+
+    function: Callable
+    signature: str | None
+
+
+MARKS: dict[int, Mark] = {}  # id of the code object -> Mark; Mark.function keeps the code alive, so ids stay unique
+
+
+def log_io(target: Callable | str) -> Callable:
+    """Mark a function so that its calls can be logged and traced. Returns the function itself, unchanged.
+
+    Use it bare, or with a signature of shapes, `@log_io("x: B T D, mask: T T -> B T D")`, which
+    `trace(..., check=True)` compares with what it sees.
+    Under other decorators it is the innermost function that is marked, because its frame holds the true arguments.
+    """
+    if isinstance(target, str):
+        return functools.partial(_mark, signature=target)
+    return _mark(target)
+
+
+def _mark(function: Callable, signature: str | None = None) -> Callable:
+    inner = inspect.unwrap(function)
+    if not inspect.isfunction(inner):
+        raise TypeError(f"@log_io: {function!r} is not a Python function; write @log_io directly above a `def`")
+    MARKS[id(inner.__code__)] = Mark(inner, signature)
+    function.__log_io__ = True
+    return function
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Frames
+
+
+class Argument(NamedTuple):
+    """One argument of a call. `default`: its value is the one that the signature gives, whether passed or not."""
+
+    name: str
+    info: Info
+    default: bool
+
+    def text(self, named: bool = True) -> str:
+        link = "=" if isinstance(self.info, str) else " "
+        return f"{self.name}{link}{render(self.info, named)}" + (" (default)" if self.default else "")
+
+
+def owner_of(frame: FrameType) -> nn.Module | None:
+    """The module whose method this frame runs, or None for a plain function."""
+    code = frame.f_code
+    if not code.co_argcount:
+        return None
+    first = frame.f_locals.get(code.co_varnames[0])
+    return first if isinstance(first, nn.Module) and hasattr(type(first), code.co_name) else None
+
+
+def arguments_of(
+    frame: FrameType, owner: nn.Module | None, see: Callable[[torch.Tensor], Value] = Value
+) -> tuple[Argument, ...]:
+    """The arguments of a frame that has just begun, under the names that its function gives them, without `self`."""
+    signature, values = _signature(frame.f_code, owner), frame.f_locals
+    defaults = signature.defaults
+    named = [
+        Argument(name, describe(values[name], see), name in defaults and values[name] is defaults[name])
+        for name in signature.names
+    ]
+    for star, name in signature.starred:
+        if values[name]:
+            named.append(Argument(star + name, describe(values[name], see), default=False))
+    return tuple(named)
+
+
+class Signature(NamedTuple):
+    """What a function's code says about its arguments; `code` is kept so that its id stays unique."""
+
+    code: CodeType
+    names: list[str]  # without `self`
+    starred: list[tuple[str, str]]  # ("*", "args"), ("**", "kwargs") where there are such
+    defaults: dict[str, Any]
+
+
+_SIGNATURES: dict[int, Signature] = {}  # by id: hashing a code object takes longer than reading it
+
+
+def _signature(code: CodeType, owner: nn.Module | None) -> Signature:
+    if id(code) not in _SIGNATURES:
+        names, varargs, varkw = inspect.getargs(code)
+        starred = [(star, name) for star, name in (("*", varargs), ("**", varkw)) if name]
+        names = names if owner is None else names[1:]
+        _SIGNATURES[id(code)] = Signature(code, names, starred, _defaults(code, owner))
+    return _SIGNATURES[id(code)]
+
+
+def _defaults(code: CodeType, owner: nn.Module | None) -> dict[str, Any]:
+    function = function_of(code, owner)
+    if function is None:
+        return {}
+    positional = function.__defaults__ or ()
+    names = code.co_varnames[code.co_argcount - len(positional) : code.co_argcount]
+    return dict(zip(names, positional, strict=True)) | (function.__kwdefaults__ or {})
+
+
+def function_of(code: CodeType, owner: nn.Module | None) -> Callable | None:
+    """The function whose code this is: a marked one or a method of `owner`'s class; None where it can't be found."""
+    if id(code) in MARKS:
+        return MARKS[id(code)].function
+    for cls in type(owner).__mro__:
+        function = inspect.unwrap(vars(cls).get(code.co_name))
+        if getattr(function, "__code__", None) is code:
+            return function
+    return None
+
+
+def call_arguments(frame: FrameType, owner: nn.Module | None) -> tuple[list[Any], dict[str, Any]]:
+    """What to pass to call the function of a frame again: positional and keyword arguments, without `self`."""
+    code, values = frame.f_code, frame.f_locals
+    names, varargs, varkw = inspect.getargs(code)
+    positional, keywords = names[: code.co_argcount], names[code.co_argcount :]
+    args = [values[name] for name in positional[owner is not None :]]
+    kwargs = {name: values[name] for name in keywords}
+    return args + list(values[varargs] if varargs else ()), kwargs | (values[varkw] if varkw else {})
+
+
+def ends_normally(frame: FrameType) -> bool:
+    """Whether a frame that is being left returns a value (rather than being unwound by an exception)."""
+    return dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith(("RETURN", "YIELD"))
+
+
+def set_profile(profiler: Any) -> None:
+    """Put a profiler back. One written in C (cProfile) is not callable and must be enabled again."""
+    if profiler is None or callable(profiler):
+        sys.setprofile(profiler)
+    else:
+        profiler.enable()
