@@ -146,8 +146,9 @@ def test_everything_imported_is_required(tests, files):
     missing = []
     for path in python_files(tests):
         known = top_level | offered_modules(path) | sys.stdlib_module_names
-        if path.parent.name in ("tests", "benchmarks"):  # run as scripts, they import what lies beside them
-            known |= {sibling.stem for sibling in path.parent.glob("*.py")}
+        folder = path.relative_to(ROOT).parts[0]
+        if folder in ("tests", "benchmarks"):  # run as scripts, they import what lies beside them
+            known |= {beside.stem for beside in (ROOT / folder).iterdir()}
         missing += [f"{path.relative_to(ROOT)}:{line} {module}" for module, line in imported_modules(path)
                     if module not in known and not brings & set(map(canonicalize_name, packages.get(module, ())))]
     assert not missing

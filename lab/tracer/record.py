@@ -121,7 +121,7 @@ VIEWS = {
 
 _TORCH = str(Path(torch.__file__).parent)
 _LAB = Path(__file__).parent.parent
-_FOREIGN = (  # code in these places is no one's own: its operations belong to the line that called it
+FOREIGN = (  # code in these places is no one's own: its operations belong to the line that called it
     _TORCH, sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(_LAB / "tracer"), str(_LAB / "live.py"),
 )  # fmt: skip
 
@@ -311,7 +311,7 @@ class Recorder(TorchFunctionMode):
             kind = 2
         elif name.startswith("<") or file == "<string>" or (name.startswith("__") and name != "__call__"):
             kind = 0  # comprehensions and lambdas count as a part of the line they stand in
-        elif file.startswith(_FOREIGN) and (file not in self._files or file.startswith(_TORCH)):
+        elif file.startswith(FOREIGN) and (file not in self._files or file.startswith(_TORCH)):
             kind = 1 if name == "forward" else 0
         else:
             kind = 2

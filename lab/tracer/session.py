@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from types import TracebackType
@@ -35,7 +36,8 @@ class Trace:
         only: str | None,
     ):
         self.model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
-        self.level, self.only, self.stats, self.timing, self.check = level, only, stats, timing, check
+        self.level, self.only, self.check = level, only, check
+        self.stats, self.timing = stats, timing
         self.names, self._probe = names, probe
         self.calls: list[Scope] = []
         self.values: list[Value] = []

@@ -1,0 +1,293 @@
+"""The card that is attached to an exception: where, which operands, what clashes, and what to do about it.
+
+    ✗ ResidualLayer › attn › attend()     model.py:141
+        logits + mask
+        logits  (B,H,T,T) = (2,8,16,16)   from :139
+        mask    (8,8)                     argument 'mask' of ResidualLayer.forward
+        clash: dim -1, T=16 against 8
+      last good: attn › scores() → (B,H,T,T)
+      hint: ...
+
+The exception itself stays what it was: the card is a note (`add_note`), and `tr.card` holds it as an object.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+from types import FrameType, TracebackType
+from typing import Any
+
+from lab.tracer.record import FOREIGN, Op, Scope
+from lab.tracer.source import expression_at, line_at, operands, short_file, source_of, statement_at
+from lab.tracer.values import Value, numbers, shape_text, tensors_in
+
+MAX_OPERANDS = 4
+
+
+@dataclass
+class Operand:
+    """One tensor of the failing expression: how it is written, what it is, where it came from."""
+
+    text: str
+    value: Value
+    origin: str
+    place: tuple[str, int] | None = None
+
+
+@dataclass
+class Card:
+    """What is known of a failure. `lines`: every (file, line) that the text names, the failing one first."""
+
+    title: str
+    file: str
+    line: int
+    expression: str
+    operands: list[Operand] = field(default_factory=list)
+    clash: str = ""
+    last_good: str = ""
+    hint: str = ""
+    fix: Any = None  # None, or a `repair.Fix` that was tried and found to mend the call
+    places: list[tuple[str, int]] = field(default_factory=list)
+
+    @property
+    def lines(self) -> list[tuple[str, int]]:
+        found = [(self.file, self.line)]
+        found += [(self.fix.file, self.fix.line)] if self.fix is not None else []
+        found += [operand.place for operand in self.operands if operand.place is not None]
+        return list(dict.fromkeys(found + self.places))
+
+    def __str__(self) -> str:
+        lines = [f"✗ {self.title}     {short_file(self.file)}:{self.line}"]
+        lines += [f"    {self.expression}"] if self.expression else []
+        width = max((len(operand.text) for operand in self.operands), default=0)
+        shapes = [_shape(operand.value) for operand in self.operands]
+        span = max(map(len, shapes), default=0)
+        for operand, shape in zip(self.operands, shapes, strict=True):
+            lines.append(f"    {operand.text:<{width}}  {shape:<{span}}  {operand.origin}".rstrip())
+        lines += [f"    clash: {self.clash}"] if self.clash else []
+        lines += [f"  last good: {self.last_good}"] if self.last_good else []
+        lines += [f"  hint: {self.hint}"] if self.hint else []
+        return "\n".join(lines)
+
+
+def _shape(value: Value) -> str:
+    named = shape_text(value)
+    return (
+        f"{named} = {numbers(value)}"
+        if value.symbols is not None and named[: len(numbers(value))] != numbers(value)
+        else named
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Failure:
+    """Where an exception came from: a place in someone's own code, and the recorded operation there, if it was one."""
+
+    scope: Scope  # the innermost recorded call of own code
+    frame: FrameType
+    lasti: int
+    line: int
+    item: Op | Scope | None  # the operation, or the call of one of PyTorch's modules, that failed at that place
+    op: Op | None  # the operation itself, perhaps inside that module
+
+
+def make_card(trace: Any, error: BaseException, traceback: TracebackType | None, recorded: Any) -> Card | None:
+    """The card of an exception that ended a session; None where nothing of the model was running."""
+    failure = find_failure(trace.calls, traceback, recorded)
+    if failure is None:
+        return None
+    code = failure.frame.f_code
+    statement = statement_at(code, failure.lasti)
+    node = expression_at(code, failure.lasti) or (statement if isinstance(statement, ast.AugAssign) else None)
+    source = source_of(code)
+    text = source.text(node) if node is not None else "".join(source.lines[failure.line - 1 : failure.line]).strip()
+    card = Card(_title(failure.scope), code.co_filename, failure.line, text)
+    if failure.item is not None:
+        card.operands = _operands(failure, node, source)
+        from lab.tracer.hints import clash_of
+
+        card.clash = clash_of(failure.op or failure.item)
+    else:
+        card.operands = _locals_of(failure, node)
+    card.last_good = _last_good(trace.calls)
+    _add_hint(card, trace, failure, error)
+    return card
+
+
+def _add_hint(card: Card, trace: Any, failure: Failure, error: BaseException) -> None:
+    from lab.tracer.hints import hint_for
+    from lab.tracer.repair import mend
+
+    fix, places = mend(trace, failure, error) if isinstance(error, Exception) else (None, [])
+    card.fix = fix
+    card.hint = fix.text() if fix is not None else hint_for(failure, error, card)
+    if fix is None:
+        card.places = places[:3]
+        if card.places:
+            card.hint += ("\n  " if card.hint else "") + "look at " + ", ".join(f":{line}" for _, line in card.places)
+
+
+def find_failure(calls: list[Scope], traceback: TracebackType | None, recorded: Any) -> Failure | None:
+    """Follows the traceback down to the innermost frame of someone's own code inside the model's call."""
+    failed = _failed_scopes(calls)
+    if not failed:
+        return None
+    inside, found = False, None
+    codes = {id(scope.code) for scope in failed}
+    while traceback is not None:
+        frame = traceback.tb_frame
+        inside = inside or id(frame.f_code) in codes
+        if inside and not is_foreign(frame.f_code.co_filename):
+            found = (frame, traceback.tb_lasti, traceback.tb_lineno)
+        traceback = traceback.tb_next
+    if found is None:
+        return None
+    frame, lasti, line = found
+    own = [scope for scope in failed if scope.code is frame.f_code] or [
+        s for s in failed if not is_foreign(s.code.co_filename)
+    ]
+    scope = own[-1] if own else failed[-1]
+    op = recorded[0] if recorded and isinstance(recorded[0], Op) else None
+    item = climb(op) if op is not None else None
+    if item is None or item.parent is not scope:  # something else failed after the last operation that did
+        item = op = None
+    return Failure(scope, frame, lasti, line, item, op)
+
+
+def _failed_scopes(calls: list[Scope]) -> list[Scope]:
+    """The chain of calls that were open when the exception passed, outermost first."""
+    chain: list[Scope] = []
+    level: list = list(calls)
+    while level:
+        last = next((item for item in reversed(level) if isinstance(item, Scope) and item.failed), None)
+        if last is None:
+            break
+        chain.append(last)
+        level = last.children
+    return chain
+
+
+def is_foreign(file: str) -> bool:
+    return file.startswith(FOREIGN) or file.startswith("<")
+
+
+def climb(item: Op | Scope) -> Op | Scope:
+    """The operation, or the call of a module of PyTorch's around it, as it stands in someone's own code."""
+    while item.parent is not None and item.parent.parent is not None and is_foreign(item.parent.code.co_filename):
+        item = item.parent
+    return item
+
+
+def _title(scope: Scope) -> str:
+    """`ResidualLayer › attn › attend()`"""
+    parts: list[str] = []
+    while scope.parent is not None:
+        outermost = scope.parent.parent is None
+        if scope.is_module:
+            parent = scope.parent.path
+            name = scope.path[len(parent) + 1 :] if parent and scope.path.startswith(parent + ".") else scope.path
+            parts.append(name if name and not outermost else scope.owner)
+        else:
+            parts.append(f"{scope.function}()")
+            if outermost and scope.owner:
+                parts.append(scope.owner)
+        scope = scope.parent
+    return " › ".join(reversed(parts))
+
+
+def place_of(value: Value) -> tuple[str, int] | None:
+    """The line of own code that made a tensor."""
+    if value.maker is None:
+        return None
+    item = climb(value.maker)
+    return item.parent.code.co_filename, line_at(item.parent.code, item.lasti)
+
+
+def _origin(value: Value, here: Scope) -> str:
+    place = place_of(value)
+    if place is None:
+        return f"parameter {value.origin}" if value.weight else value.origin
+    scope = climb(value.maker).parent
+    where = f":{place[1]}" if place[0] == here.code.co_filename else f"{short_file(place[0])}:{place[1]}"
+    return f"from {where}" if scope is here else f"from {scope.function}() {where}"
+
+
+def _operands(failure: Failure, node: ast.AST | None, source: Any) -> list[Operand]:
+    item = failure.item
+    if isinstance(item, Op):
+        values = _direct_values(item)
+    else:
+        values = [(a.name, a.info) for a in item.arguments if isinstance(a.info, Value)]
+        weights = [v for v in (failure.op.inputs() if failure.op else []) if v.weight]
+        values += [(w.origin, w) for w in weights]
+    texts = [source.text(part) for part in operands(node)] if node is not None else []
+    found = []
+    for position, (name, value) in enumerate(values):
+        text = texts[position] if isinstance(item, Op) and position < len(texts) and name == "" else name
+        if isinstance(item, Scope) and position < len(texts) - 1 and not value.weight:
+            text = texts[position + 1]  # texts[0] is the module's owner, `self`
+        found.append(Operand(text[:40], value, _origin(value, failure.scope), place_of(value)))
+    return found[:MAX_OPERANDS]
+
+
+def _direct_values(op: Op) -> list[tuple[str, Value]]:
+    """The tensors of a call; the name is empty where the source tells it by position."""
+    arguments = list(op.args)
+    if op.name.startswith("__r") and len(arguments) == 2 and op.name not in ("__repr__", "__rshift__"):
+        arguments.reverse()
+    found = []
+    for argument in arguments:
+        if isinstance(argument, Value):
+            found.append(("", argument))
+        elif isinstance(argument, tuple):
+            found += [(f"part {i}", v) for i, v in enumerate(argument) if isinstance(v, Value)]
+    return found + [(name, v) for name, v in op.kwargs.items() if isinstance(v, Value)]
+
+
+def _locals_of(failure: Failure, node: ast.AST | None) -> list[Operand]:
+    """For an assert or a plain Python error: the tensors among the names that the failing line mentions."""
+    import torch
+
+    statement = statement_at(failure.frame.f_code, failure.lasti) if node is None else node
+    names = [n.id for n in ast.walk(statement) if isinstance(n, ast.Name)] if statement is not None else []
+    mentioned = [name for name in dict.fromkeys(names) if name != "self"]
+    values = failure.frame.f_locals
+    arguments = {a.name: a.info for a in failure.scope.arguments}
+    found = []
+    for name in mentioned:
+        value = values.get(name)
+        if isinstance(value, torch.Tensor):
+            info = arguments.get(name)
+            known = (
+                info if isinstance(info, Value) and info.shape == tuple(value.shape) else _known(failure.scope, value)
+            )
+            found.append(Operand(name, known, _origin(known, failure.scope), place_of(known)))
+    return found[:MAX_OPERANDS]
+
+
+def _known(scope: Scope, tensor: Any) -> Value:
+    """The recorded value with this tensor's shape that was made last, else a fresh description."""
+    fresh = Value(tensor)
+    made = [v for item in scope.children for v in (item.outputs() if isinstance(item, Op) else tensors_in(item.output))]
+    return next((v for v in reversed(made) if v.shape == fresh.shape and v.dtype == fresh.dtype), fresh)
+
+
+def _last_good(calls: list[Scope]) -> str:
+    """The last call that came back before the failure, with what it returned."""
+    from lab.tracer.values import render
+
+    last = None
+    for call in calls:
+        for item in call.walk():
+            if (
+                isinstance(item, Scope)
+                and not item.failed
+                and item.owner != "Identity"
+                and list(tensors_in(item.output))
+            ):
+                last = item
+    return f"{last.title()} → {render(last.output)}" if last is not None else ""
