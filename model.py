@@ -74,7 +74,7 @@ class Context:
         """Which keys 0..num_keys-1 queries start..stop-1 may look at: bool (stop-start, S) or (B, 1, stop-start, S)."""
         queries = self.positions[..., start:stop, None]
         keys = torch.arange(num_keys, device=queries.device)
-        mask = keys <= queries  # (T, S) or (B, T, S)
+        mask = keys <= queries  # (C, S) or (B, C, S), with C = stop - start
         if self.segments is not None:
             mask = mask & (self.segments[:, start:stop, None] == self.segments[:, None, :num_keys])
         return mask[:, None] if mask.ndim == 3 else mask
@@ -165,14 +165,14 @@ def rope_tables(positions: Tensor, cfg: ModelConfig) -> tuple[Tensor, Tensor] | 
 
 @log_io
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Turns each pair of channels (i, i + K/2) of x by its position's angle: (B, T, H, K) -> (B, T, H, K).
+    """Turns each pair of channels (i, i + K/2) of x by its position's angle: (B, T, ..., K) -> (B, T, ..., K).
 
     The product of two such vectors depends on their positions through the difference alone.
     Source: Su et al. 2021, arXiv 2104.09864, eq. 34, with the halves of a head as pairs (as in Llama's published
     code) where the paper pairs neighbours; real-valued, so that it runs on every device.
     """
     cos, sin = (table[..., None, :].to(x.dtype) for table in rope)  # (T, 1, K/2) or (B, T, 1, K/2)
-    a, b = x.chunk(2, dim=-1)  # each (B, T, H, K/2)
+    a, b = x.chunk(2, dim=-1)  # each (B, T, H, K/2), or (B, T, G, K/2) for keys
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 

@@ -314,9 +314,8 @@ def spoken(name: str) -> str:
     """One spelling for the many names of an operation: `__radd__` and `add`, `Linear` and `linear`, `sdpa`."""
     name = name.lower().strip("_").replace("_", "")
     also = {
-        "truediv": "div", "rpow": "pow", "radd": "add", "rmul": "mul", "rsub": "sub", "matmul": "@", "bmm": "@",
-        "mm": "linear", "sdpa": "scaleddotproductattention", "+": "add", "*": "mul", "×": "mul", "-": "sub", "/": "div",
-        "**": "pow", "[]": "getitem",
+        "truediv": "div", "rpow": "pow", "radd": "add", "rmul": "mul", "rsub": "sub", "+": "add", "matmul": "@",
+        "bmm": "@", "mm": "linear", "sdpa": "scaleddotproductattention",
     }  # fmt: skip
     return also.get(name, name)
 
@@ -417,7 +416,7 @@ def failure_rows(tool: Tool) -> dict[str, str]:
         "shapes of both operands": re.search(logits, text) and re.search(mask, text),
         "… with their names": re.search(rf"\blogits\b.*{logits}", text) and re.search(rf"\bmask\b.*{mask}", text),
         "shapes up to there": re.search(queries, text) or re.search(r"B,(T,H·K|[GHT],[GHT],K)\b", text),
-        "a hint how to mend it": re.search(r"\bhint\b.*(mask|\b8\b)", text),
+        "a hint how to mend it": re.search(r"(?i)\b(hint|remedy|try)\b.*(mask|\b8\b)", text),
     }
     return {f"error: {row}": YES if ok else NO for row, ok in checks.items()}
 

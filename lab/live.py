@@ -192,17 +192,18 @@ class _LiveSession:
             self.before(frame, event, arg)
 
     def _opened(self, frame: FrameType) -> None:
-        owner = owner_of(frame)
-        if owner is None and id(frame.f_code) not in MARKS:
+        code, values = frame.f_code, frame.f_locals
+        owner = owner_of(code, values)
+        if owner is None and id(code) not in MARKS:
             return
-        name = frame.f_code.co_name
+        name = code.co_name
         # A plain function belongs to the module that calls it.
         caller = owner if owner is not None else (self.owners[-1] if self.owners else None)
         switch = getattr(caller, "_log", None)
         shown = isinstance(switch, LogSwitch) and switch.on(name)
         if shown:
             label = name if owner is None else f"{type(owner).__name__}.{name}"
-            self._print("▸", label, *(argument.text() for argument in arguments_of(frame, owner)))
+            self._print("▸", label, *(argument.text() for argument in arguments_of(code, values, owner)))
         self.frames.append(frame)
         self.shown.append(shown)
         self.owners.append(caller)

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field
-from types import FrameType, TracebackType
+from types import FrameType, ModuleType, TracebackType
 from typing import Any
 
 from lab.tracer.record import FOREIGN, Op, Scope
 from lab.tracer.source import expression_at, line_at, operands, short_file, source_of, statement_at
-from lab.tracer.values import Value, numbers, shape_text, tensors_in
+from lab.tracer.values import Value, numbers, render, shape_text, tensors_in
+from lab.tracer.view import op_name
 
 MAX_OPERANDS = 4
 
@@ -107,7 +108,7 @@ def make_card(trace: Any, error: BaseException, traceback: TracebackType | None,
     text = source.text(node) if node is not None else "".join(source.lines[failure.line - 1 : failure.line]).strip()
     card = Card(_title(failure.scope), code.co_filename, failure.line, text)
     if failure.item is not None:
-        card.operands = _operands(failure, node, source)
+        card.operands = _operands(failure, node, source, trace.model)
         from lab.tracer.hints import clash_of
 
         card.clash = clash_of(failure.op or failure.item)
@@ -122,13 +123,16 @@ def _add_hint(card: Card, trace: Any, failure: Failure, error: BaseException) ->
     from lab.tracer.hints import hint_for
     from lab.tracer.repair import mend
 
-    fix, places = mend(trace, failure, error) if isinstance(error, Exception) else (None, [])
-    card.fix = fix
-    card.hint = fix.text() if fix is not None else hint_for(failure, error, card)
-    if fix is None:
-        card.places = places[:3]
-        if card.places:
-            card.hint += ("\n  " if card.hint else "") + "look at " + ", ".join(f":{line}" for _, line in card.places)
+    if not isinstance(error, Exception) or isinstance(statement_at(failure.frame.f_code, failure.lasti), ast.Raise):
+        return  # someone raised it on purpose, and its own message says what is wrong
+    card.fix, places = mend(trace, failure, error)
+    if card.fix is not None:
+        card.hint = card.fix.text()
+        return
+    card.hint = hint_for(trace, failure, error, {id(o.value): o.text for o in card.operands})
+    card.places = places[:3]
+    if card.places:
+        card.hint += ("\n        " if card.hint else "") + "look at " + ", ".join(f":{line}" for _, line in card.places)
 
 
 def find_failure(calls: list[Scope], traceback: TracebackType | None, recorded: Any) -> Failure | None:
@@ -172,7 +176,7 @@ def _failed_scopes(calls: list[Scope]) -> list[Scope]:
 
 
 def is_foreign(file: str) -> bool:
-    return file.startswith(FOREIGN) or file.startswith("<")
+    return file.startswith((*FOREIGN, "<"))
 
 
 def climb(item: Op | Scope) -> Op | Scope:
@@ -199,53 +203,89 @@ def _title(scope: Scope) -> str:
     return " › ".join(reversed(parts))
 
 
-def place_of(value: Value) -> tuple[str, int] | None:
+def made_at(value: Value, outside: ast.stmt | None = None) -> Op | Scope | None:
+    """The operation or call in own code that made a tensor.
+
+    With `outside`, what that very statement made on the way is passed over, down to the variable it began with.
+    """
+    seen = set()
+    while value.maker is not None:
+        item = climb(value.maker)
+        if outside is None or statement_at(item.parent.code, item.lasti) is not outside or item in seen:
+            return item
+        seen.add(item)
+        inputs = item.inputs() if isinstance(item, Op) else [v for a in item.arguments for v in tensors_in(a.info)]
+        values = [v for v in inputs if not v.weight]
+        if not values:
+            return item
+        value = values[0]
+    return None
+
+
+def place_of(value: Value, outside: ast.stmt | None = None) -> tuple[str, int] | None:
     """The line of own code that made a tensor."""
-    if value.maker is None:
-        return None
-    item = climb(value.maker)
-    return item.parent.code.co_filename, line_at(item.parent.code, item.lasti)
+    item = made_at(value, outside)
+    return None if item is None else (item.parent.code.co_filename, line_at(item.parent.code, item.lasti))
 
 
-def _origin(value: Value, here: Scope) -> str:
-    place = place_of(value)
-    if place is None:
-        return f"parameter {value.origin}" if value.weight else value.origin
-    scope = climb(value.maker).parent
-    where = f":{place[1]}" if place[0] == here.code.co_filename else f"{short_file(place[0])}:{place[1]}"
-    return f"from {where}" if scope is here else f"from {scope.function}() {where}"
+def _origin(value: Value, here: Scope, outside: ast.stmt | None) -> str:
+    item = made_at(value, outside)
+    if item is None:
+        return value.origin
+    where = _where(place_of(value, outside), here)
+    return f"from {where}" if item.parent is here else f"from {item.parent.function}() {where}"
 
 
-def _operands(failure: Failure, node: ast.AST | None, source: Any) -> list[Operand]:
+def _where(place: tuple[str, int], here: Scope) -> str:
+    return f":{place[1]}" if place[0] == here.code.co_filename else f"{short_file(place[0])}:{place[1]}"
+
+
+def _operands(failure: Failure, node: ast.AST | None, source: Any, model: Any) -> list[Operand]:
+    from lab.tracer.repair import constructor_line
+
     item = failure.item
+    parts = operands(node, _is_module_name(failure.frame)) if node is not None else []
     if isinstance(item, Op):
-        values = _direct_values(item)
-    else:
+        values = _of_operation(item, parts, source)
+    else:  # a layer: what it was given, and its weights
         values = [(a.name, a.info) for a in item.arguments if isinstance(a.info, Value)]
-        weights = [v for v in (failure.op.inputs() if failure.op else []) if v.weight]
-        values += [(w.origin, w) for w in weights]
-    texts = [source.text(part) for part in operands(node)] if node is not None else []
+        texts = [source.text(part) for part in parts[1:]]  # the first is the layer's owner, `self`
+        values = [(texts[i] if i < len(texts) else name, value) for i, (name, value) in enumerate(values)]
+        values += [(w.origin, w) for w in (failure.op.inputs() if failure.op else []) if w.weight]
+    statement = statement_at(failure.frame.f_code, failure.lasti)
     found = []
-    for position, (name, value) in enumerate(values):
-        text = texts[position] if isinstance(item, Op) and position < len(texts) and name == "" else name
-        if isinstance(item, Scope) and position < len(texts) - 1 and not value.weight:
-            text = texts[position + 1]  # texts[0] is the module's owner, `self`
-        found.append(Operand(text[:40], value, _origin(value, failure.scope), place_of(value)))
-    return found[:MAX_OPERANDS]
+    for text, value in values[:MAX_OPERANDS]:
+        made = constructor_line(model, value) if value.weight else None
+        if value.weight:
+            kind = "buffer" if value.origin in dict(model.named_buffers()) else "parameter"
+            origin = f"{kind} {value.origin}" + (f", made at {_where(made, failure.scope)}" if made is not None else "")
+        else:
+            origin = _origin(value, failure.scope, statement)
+        found.append(Operand(text[:40], value, origin, made or place_of(value, statement)))
+    return found
 
 
-def _direct_values(op: Op) -> list[tuple[str, Value]]:
-    """The tensors of a call; the name is empty where the source tells it by position."""
+def _of_operation(op: Op, parts: list[ast.expr], source: Any) -> list[tuple[str, Value]]:
+    """The tensors that an operation was given, each with its text in the source."""
     arguments = list(op.args)
-    if op.name.startswith("__r") and len(arguments) == 2 and op.name not in ("__repr__", "__rshift__"):
+    if op.name.startswith("__r") and len(arguments) == 2:  # 2 * x comes as x.__rmul__(2)
         arguments.reverse()
     found = []
-    for argument in arguments:
+    for i, argument in enumerate(arguments):
+        part = parts[i] if i < len(parts) else None
         if isinstance(argument, Value):
-            found.append(("", argument))
+            found.append((source.text(part) if part is not None else "operand", argument))
         elif isinstance(argument, tuple):
-            found += [(f"part {i}", v) for i, v in enumerate(argument) if isinstance(v, Value)]
-    return found + [(name, v) for name, v in op.kwargs.items() if isinstance(v, Value)]
+            inner = part.elts if isinstance(part, ast.Tuple | ast.List) and len(part.elts) == len(argument) else None
+            for j, value in enumerate(argument):
+                if isinstance(value, Value):
+                    found.append((source.text(inner[j]) if inner else f"part {j}", value))
+    return found + [(name, value) for name, value in op.kwargs.items() if isinstance(value, Value)]
+
+
+def _is_module_name(frame: FrameType) -> Any:
+    """Says whether a name stands for an imported module, as `torch` and `F` do, rather than for a tensor."""
+    return lambda name: isinstance(frame.f_globals.get(name), ModuleType)
 
 
 def _locals_of(failure: Failure, node: ast.AST | None) -> list[Operand]:
@@ -265,7 +305,7 @@ def _locals_of(failure: Failure, node: ast.AST | None) -> list[Operand]:
             known = (
                 info if isinstance(info, Value) and info.shape == tuple(value.shape) else _known(failure.scope, value)
             )
-            found.append(Operand(name, known, _origin(known, failure.scope), place_of(known)))
+            found.append(Operand(name, known, _origin(known, failure.scope, statement), place_of(known)))
     return found[:MAX_OPERANDS]
 
 
@@ -277,17 +317,14 @@ def _known(scope: Scope, tensor: Any) -> Value:
 
 
 def _last_good(calls: list[Scope]) -> str:
-    """The last call that came back before the failure, with what it returned."""
-    from lab.tracer.values import render
-
-    last = None
-    for call in calls:
-        for item in call.walk():
-            if (
-                isinstance(item, Scope)
-                and not item.failed
-                and item.owner != "Identity"
-                and list(tensors_in(item.output))
-            ):
-                last = item
-    return f"{last.title()} → {render(last.output)}" if last is not None else ""
+    """What came back last before the failure, with its shape: a call, or an operation with its line."""
+    for scope in reversed(_failed_scopes(calls)):
+        for item in reversed(scope.children):
+            outputs = item.outputs() if isinstance(item, Op) else list(tensors_in(item.output))
+            if item.failed or not outputs:
+                continue
+            if isinstance(item, Scope):
+                return f"{item.title()} → {render(item.output)}"
+            line = line_at(item.code, item.lasti)
+            return f"{op_name(item)} :{line} → {' '.join(shape_text(value) for value in outputs[:3])}"
+    return ""

@@ -81,7 +81,7 @@ class Scenery:
         for name, value in frame.f_locals.items():
             if name.startswith("."):
                 continue
-            if type(value) is int or isinstance(value, int) and not isinstance(value, bool):
+            if isinstance(value, int) and not isinstance(value, bool):
                 sizes[name] = int(value)
             elif isinstance(value, torch.Tensor):
                 tensors[name] = tuple(value.shape)
@@ -186,8 +186,12 @@ class _Editor:
     def calls(self, node: ast.Call) -> Iterator[Edit]:
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         yield from self.swaps(node.args, 1.0 if name in SHAPING else 1.3)
-        for place in [*node.args, *(k.value for k in node.keywords if k.arg and "dim" in k.arg)]:
-            yield from self.numbers(place, name)
+        dims = [*node.args, *(k.value for k in node.keywords if k.arg and "dim" in k.arg)]
+        for place in dims:
+            others = {self.text(other) for other in dims if other is not place}
+            for edit in self.numbers(place, name):
+                if name not in ("transpose", "swapaxes", "permute") or edit.text not in others:
+                    yield edit
         given = {keyword.arg for keyword in node.keywords}
         for wanted, keyword in KEYWORDS.items():
             if name in wanted and keyword.split("=")[0] not in given and not _gives(node, keyword):
@@ -280,7 +284,10 @@ class _Editor:
         for i in range(len(texts) + 1):
             if len(texts) < 5 and "..." not in texts:
                 more = [*texts[:i], "None", *texts[i:]]
-                yield self.replace(node.slice, ", ".join(more), 1.3, "a dimension of size 1 is missing")
+                idle = all(text == ":" for text in texts)  # an index that does nothing: something was forgotten
+                yield self.replace(
+                    node.slice, ", ".join(more), 0.9 if idle else 1.3, "a dimension of size 1 is missing"
+                )
         bound = [text for text in texts if text in (":",)]
         if bound and sliced:
             yield self.replace(node.slice, ", ".join(sliced[0] if t == ":" else t for t in texts), 1.05, "slice both")
@@ -374,17 +381,19 @@ class _Editor:
 
 
 SHAPING = {
-    "transpose", "permute", "view", "reshape", "unflatten", "expand", "flatten", "movedim", "unsqueeze", "squeeze", "Linear",
-    "Embedding", "randn", "zeros", "ones", "empty", "full", "chunk", "split", "cat", "stack", "unbind", "repeat_interleave",
-    "matmul", "bmm", "new_zeros", "size", "shape", "repeat", "tile", "swapaxes", "Conv1d", "narrow", "select", "roll", "rand",
+    "transpose", "permute", "view", "reshape", "unflatten", "expand", "flatten", "movedim", "unsqueeze", "squeeze",
+    "Linear", "Embedding", "randn", "zeros", "ones", "empty", "full", "chunk", "split", "cat", "stack", "unbind",
+    "repeat_interleave", "matmul", "bmm", "new_zeros", "size", "shape", "repeat", "tile", "swapaxes", "Conv1d",
+    "narrow",
+    "select", "roll", "rand",
 }  # fmt: skip
 REDUCING = {
-    "mean", "sum", "softmax", "cumsum", "amax", "amin", "var", "std", "norm", "log_softmax", "argmax", "logsumexp", "prod",
-    "max", "min", "cumprod", "topk", "sort", "gather", "scatter", "index_select",
+    "mean", "sum", "softmax", "cumsum", "amax", "amin", "var", "std", "norm", "log_softmax", "argmax", "logsumexp",
+    "prod", "max", "min", "cumprod", "topk", "sort", "gather", "scatter", "index_select",
 }  # fmt: skip
 DROPPABLE = {
-    "transpose", "permute", "unsqueeze", "squeeze", "flatten", "contiguous", "repeat_interleave", "movedim", "t", "float",
-    "long", "bool", "int", "expand", "unflatten",
+    "transpose", "permute", "unsqueeze", "squeeze", "flatten", "contiguous", "repeat_interleave", "movedim", "t",
+    "float", "long", "bool", "int", "expand", "unflatten",
 }  # fmt: skip
 KEYWORDS = {
     frozenset({"mean", "sum", "amax", "amin", "var", "std", "norm", "logsumexp", "prod", "median"}): "keepdim=True",

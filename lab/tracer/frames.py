@@ -20,13 +20,14 @@ from lab.tracer.values import Info, Value, describe, render
 
 
 class Mark(NamedTuple):
-    """What `@log_io` knows about a function: the function and the signature written beside it, if any."""
+    """What `@log_io` knows about a function. `code` is held so that its id stays its own."""
 
     function: Callable
-    signature: str | None
+    signature: str | None  # the one written beside the marker, if any
+    code: CodeType
 
 
-MARKS: dict[int, Mark] = {}  # id of the code object -> Mark; Mark.function keeps the code alive, so ids stay unique
+MARKS: dict[int, Mark] = {}  # by id of the code object: hashing a code object takes longer than reading it
 
 
 def log_io(target: Callable | str) -> Callable:
@@ -45,7 +46,7 @@ def _mark(function: Callable, signature: str | None = None) -> Callable:
     inner = inspect.unwrap(function)
     if not inspect.isfunction(inner):
         raise TypeError(f"@log_io: {function!r} is not a Python function; write @log_io directly above a `def`")
-    MARKS[id(inner.__code__)] = Mark(inner, signature)
+    MARKS[id(inner.__code__)] = Mark(inner, signature, inner.__code__)
     function.__log_io__ = True
     return function
 
@@ -66,25 +67,25 @@ class Argument(NamedTuple):
         return f"{self.name}{link}{render(self.info, named)}" + (" (default)" if self.default else "")
 
 
-def owner_of(frame: FrameType) -> nn.Module | None:
-    """The module whose method this frame runs, or None for a plain function."""
-    code = frame.f_code
+def owner_of(code: CodeType, values: dict[str, Any]) -> nn.Module | None:
+    """The module whose method a frame with these local values runs, or None for a plain function."""
     if not code.co_argcount:
         return None
-    first = frame.f_locals.get(code.co_varnames[0])
+    first = values.get(code.co_varnames[0])
     return first if isinstance(first, nn.Module) and hasattr(type(first), code.co_name) else None
 
 
 def arguments_of(
-    frame: FrameType, owner: nn.Module | None, see: Callable[[torch.Tensor], Value] = Value
+    code: CodeType, values: dict[str, Any], owner: nn.Module | None, see: Callable[[torch.Tensor], Value] = Value
 ) -> tuple[Argument, ...]:
-    """The arguments of a frame that has just begun, under the names that its function gives them, without `self`."""
-    signature, values = _signature(frame.f_code, owner), frame.f_locals
-    defaults = signature.defaults
-    named = [
-        Argument(name, describe(values[name], see), name in defaults and values[name] is defaults[name])
-        for name in signature.names
-    ]
+    """The arguments of a call that has just begun, under the names that its function gives them, without `self`."""
+    signature = _signature(code, owner)
+    defaults, named = signature.defaults, []
+    for name in signature.names:
+        value = values[name]
+        is_default = name in defaults and value is defaults[name]
+        info = see(value) if isinstance(value, torch.Tensor) else describe(value, see)
+        named.append(Argument(name, info, is_default))
     for star, name in signature.starred:
         if values[name]:
             named.append(Argument(star + name, describe(values[name], see), default=False))
@@ -92,7 +93,7 @@ def arguments_of(
 
 
 class Signature(NamedTuple):
-    """What a function's code says about its arguments; `code` is kept so that its id stays unique."""
+    """What a function says about its arguments; `code` is held so that its id stays its own."""
 
     code: CodeType
     names: list[str]  # without `self`
@@ -100,16 +101,17 @@ class Signature(NamedTuple):
     defaults: dict[str, Any]
 
 
-_SIGNATURES: dict[int, Signature] = {}  # by id: hashing a code object takes longer than reading it
+_SIGNATURES: dict[tuple[int, type | None], Signature] = {}  # by id of the code and class of the module
 
 
 def _signature(code: CodeType, owner: nn.Module | None) -> Signature:
-    if id(code) not in _SIGNATURES:
+    key = id(code), None if owner is None else type(owner)
+    if key not in _SIGNATURES:
         names, varargs, varkw = inspect.getargs(code)
         starred = [(star, name) for star, name in (("*", varargs), ("**", varkw)) if name]
         names = names if owner is None else names[1:]
-        _SIGNATURES[id(code)] = Signature(code, names, starred, _defaults(code, owner))
-    return _SIGNATURES[id(code)]
+        _SIGNATURES[key] = Signature(code, names, starred, _defaults(code, owner))
+    return _SIGNATURES[key]
 
 
 def _defaults(code: CodeType, owner: nn.Module | None) -> dict[str, Any]:
@@ -126,15 +128,15 @@ def function_of(code: CodeType, owner: nn.Module | None) -> Callable | None:
     if id(code) in MARKS:
         return MARKS[id(code)].function
     for cls in type(owner).__mro__:
-        function = inspect.unwrap(vars(cls).get(code.co_name))
+        function = vars(cls).get(code.co_name)
+        function = inspect.unwrap(getattr(function, "__func__", function))  # __func__: of class and static methods
         if getattr(function, "__code__", None) is code:
             return function
     return None
 
 
-def call_arguments(frame: FrameType, owner: nn.Module | None) -> tuple[list[Any], dict[str, Any]]:
-    """What to pass to call the function of a frame again: positional and keyword arguments, without `self`."""
-    code, values = frame.f_code, frame.f_locals
+def call_arguments(code: CodeType, values: dict[str, Any], owner: nn.Module | None) -> tuple[list[Any], dict[str, Any]]:
+    """What to pass to make a call that has just begun again: positional and keyword arguments, without `self`."""
     names, varargs, varkw = inspect.getargs(code)
     positional, keywords = names[: code.co_argcount], names[code.co_argcount :]
     args = [values[name] for name in positional[owner is not None :]]

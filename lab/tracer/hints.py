@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from lab.tracer import probe as probing
 from lab.tracer.record import Op, Scope
+from lab.tracer.sizes import sizes_of
 from lab.tracer.values import Value, numbers
 
 ELEMENTWISE = {
     "__add__", "add", "__radd__", "__sub__", "sub", "__rsub__", "__mul__", "mul", "__rmul__", "__truediv__", "div",
-    "__pow__", "pow", "__iadd__", "__isub__", "__imul__", "__eq__", "eq", "__lt__", "lt", "__gt__", "gt", "__ge__", "ge",
-    "__le__", "le", "__and__", "__or__", "masked_fill", "masked_fill_", "where", "add_", "mul_", "sub_", "maximum",
-    "minimum", "__itruediv__", "div_", "logical_and", "logical_or",
+    "__pow__", "pow", "__iadd__", "__isub__", "__imul__", "__eq__", "eq", "__lt__", "lt", "__gt__", "gt",
+    "__ge__", "ge", "__le__", "le", "__and__", "__or__", "masked_fill", "masked_fill_", "where", "add_", "mul_", "sub_",
+    "maximum", "minimum", "__itruediv__", "div_", "logical_and", "logical_or",
 }  # fmt: skip
 MATMUL = {"__matmul__", "matmul", "bmm", "mm", "__rmatmul__", "mv"}
 
@@ -32,8 +34,11 @@ def clash_of(item: Op | Scope) -> str:
             return f"dim -1, {_size(x, -1)} against in_features={weight.shape[-1]}"
     if item.name in ("view", "reshape", "unflatten") and values:
         wanted = [n for n in _flat(item.args[1:]) if isinstance(n, int)]
+        have, need = math.prod(values[0].shape), math.prod(wanted)
+        if item.name != "unflatten" and wanted and -1 not in wanted and have == need:
+            return "the numbers lie in memory in another order: a view cannot be taken"
         if item.name != "unflatten" and wanted and -1 not in wanted:
-            return f"{numbers(values[0])} holds {math.prod(values[0].shape):,} numbers, {tuple(wanted)} {math.prod(wanted):,}"
+            return f"{numbers(values[0])} holds {have:,} numbers, {tuple(wanted)} {need:,}"
     if item.name in ("cat", "concat") and len(values) >= 2:
         return _cat_clash(item, values)
     dtypes = {str(v.dtype).removeprefix("torch.") for v in values}
@@ -79,16 +84,59 @@ def _cat_clash(op: Op, values: list[Value]) -> str:
     return ""
 
 
-def hint_for(failure: Any, error: BaseException, card: Any) -> str:
-    """What to do, in words, where no change of the code was found that mends the call."""
+def hint_for(trace: Any, failure: Any, error: BaseException, texts: dict[int, str]) -> str:
+    """What to do, in words, where no change of the code was found that mends the call.
+
+    texts: how each operand is written in the source, by the id of its Value.
+    """
     op = failure.op
     if op is None:
         return ""
     values = [v for v in op.inputs() if v.shape is not None]
-    for rule in (_devices, _dtypes, _embedding, _cross_entropy, _in_features, _heads, _lengths):
+    for text in (_replaced_part(trace, values), _state_of_other_rows(trace)):
+        if text:
+            return text
+    for rule in (_devices, _dtypes, _embedding, _cross_entropy, _in_features, _heads):
         text = rule(op, values, str(error))
         if text:
             return text
+    return _lengths(op, values, texts)
+
+
+def _replaced_part(trace: Any, values: list[Value]) -> str:
+    """A weight of the failing operation that the model's own constructor makes in another shape."""
+    call = trace.calls[-1]
+    if trace.names is None or call.replay is None or call.replay.module is None:
+        return ""
+    sizes = sizes_of(trace.names)
+    try:
+        with probing.nothing_changes():
+            new = dict(probing.rebuilt(call.replay.module, trace.names, trace.names, (sizes, sizes)).named_parameters())
+    except Exception:  # it can't be made anew, so there is nothing to compare with
+        return ""
+    prefix = f"{call.path}." if call.path else ""
+    for value in values:
+        twin = new.get(value.origin.removeprefix(prefix)) if value.weight else None
+        if twin is not None and tuple(twin.shape) != value.shape:
+            return (
+                f"{value.origin} is {tuple(value.shape)}, but the constructor makes it "
+                f"{tuple(twin.shape)}: it was replaced after the model was made"
+            )
+    return ""
+
+
+def _state_of_other_rows(trace: Any) -> str:
+    """An input beside the first, such as a context with decode state, that was made for another number of rows."""
+    replay = trace.calls[-1].replay
+    rows = replay.letters.get("B") if replay is not None else None
+    for value in [*replay.args[1:], *replay.kwargs.values()] if rows is not None else ():
+        cache = getattr(value, "cache", None)
+        if not isinstance(cache, dict):
+            continue
+        states = list(probing.tensors_of([cache]))
+        if states and not any(rows in state.shape for state in states):
+            kind = type(value).__name__
+            return f"the {kind} holds the decode state of other rows than these {rows}: make a new one for them"
     return ""
 
 
@@ -137,14 +185,15 @@ def _heads(op: Op, values: list[Value], message: str) -> str:
     return ""
 
 
-def _lengths(op: Op, values: list[Value], message: str) -> str:
-    """A mask or a cache that was built for another length or batch."""
+def _lengths(op: Op, values: list[Value], texts: dict[int, str]) -> str:
+    """A mask that was built for another length."""
     if op.name not in ELEMENTWISE | {"scaled_dot_product_attention"} or len(values) < 2:
         return ""
     scores, mask = (values[0], values[-1]) if len(values[0].shape) >= len(values[-1].shape) else (values[-1], values[0])
     for dim in (-1, -2):
         if len(mask.shape) >= -dim and len(scores.shape) >= -dim and mask.shape[dim] not in (1, scores.shape[dim]):
+            name, other = texts.get(id(mask), "one operand"), texts.get(id(scores), "the other")
             have, need = mask.shape[dim], scores.shape[dim]
-            remedy = "slice it, [..., :T, :T]" if have > need else "build it for the longest row, then slice it"
-            return f"one operand was built for {have} places but {_size(scores, dim)} are needed: {remedy}"
+            remedy = f"slice it to the first {need}" if have > need else "build it for the longest row, then slice it"
+            return f"{name} was built for {have} places but {other} has {_size(scores, dim)}: {remedy}"
     return ""

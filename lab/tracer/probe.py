@@ -1,37 +1,37 @@
-"""Making a recorded call again with other sizes, without leaving a trace of it.
+"""Making a recorded call again with other sizes, without leaving a trace of it (see `isolate`).
 
 Three runs, under `no_grad`: one token fewer, one batch row more, and other sizes of the model itself. What comes of it:
-names for dimensions (`sizes.Namer`), and shape coincidences: a transpose that was forgotten, and only worked because T
-happened to equal K, fails here.
-
-Nothing a probe does is seen afterwards. While one runs, every module holds copies of its parameters, buffers and plain
-attributes; its own objects are put back at the end, so that not even a version counter has moved. Inputs are copied
-before the call, and the random state is restored.
+names for dimensions (`naming`, `sizes`), and shape coincidences: a transpose that was forgotten, and only worked since T
+happened to equal K, fails here. Where a run fails or takes another path, other sizes are tried: a model that wants an
+even T runs with twice as many tokens.
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import inspect
-import io
 import itertools
-import random
 import sys
+import time
 import types
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, is_dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
+from lab.tracer.frames import set_profile
+from lab.tracer.isolate import duplicate, nothing_changes, slots_of
 from lab.tracer.record import Op, Recorder, Scope
-from lab.tracer.sizes import Namer, other_sizes, sizes_of, with_sizes
+from lab.tracer.sizes import INPUTS, Namer, other_sizes, sizes_of, with_sizes
+from lab.tracer.source import line_at, short_file
 from lab.tracer.values import Value, tensors_in
 
-MAX_TRIALS = 12  # readings of ambiguous inputs that are tried for one probe
+MAX_PROBED = 4  # outermost calls that are made again with other sizes; later ones reuse what was learned
+MAX_TRIALS = 12  # readings of ambiguous inputs that are tried for one probe, in each of two ways
+MAX_SECONDS = 3.0  # no further reading is tried after so long
+MAX_REBUILT = 200_000_000  # parameters of the largest model that is made anew in other sizes
 
 
 @dataclass
@@ -43,7 +43,8 @@ class Replay:
     args: list
     kwargs: dict
     letters: dict[str, int]  # B, T, S: the sizes that the inputs themselves show
-    autocast: tuple[bool, torch.dtype] = (False, torch.bfloat16)
+    autocast: list[tuple[str, torch.dtype]] = field(default_factory=list)  # device types for which it was on
+    grad: bool = False  # whether gradients were recorded
 
 
 @dataclass
@@ -57,208 +58,169 @@ class Probe:
     failed_at: Any = None  # the scope or operation where it ended
     ambiguous: bool = False  # several readings of the inputs were possible
     twins: dict[int, Any] = field(default_factory=dict)  # by index of a recorded tensor, the one in its place here
-    aligned: int = 0  # how many events of the recorded run happened here in the same order
+    aligned: int = 0  # how many events of the recorded run happened here at the same place
+    parted: Scope | Op | None = None  # where the recorded run did something else than this one
     complete: bool = False  # the whole run took the same path
+    skipped: str = ""  # why it was not made
+
+    def note(self) -> str:
+        """One line saying why this run does not tell all sizes; "" if it does."""
+        if self.skipped:
+            return f"no run with {self.what}: {self.skipped}"
+        if self.error is not None:
+            message = str(self.error).strip().split("\n")[0][:160]
+            where = f" in {_place(self.failed_at)}" if self.failed_at is not None else ""
+            return f"the run with {self.what} failed{where}: {type(self.error).__name__}: {message}"
+        if not self.complete:
+            where = f" from {_place(self.parted)} on" if self.parted is not None else ""
+            return f"the run with {self.what} took another path{where}: sizes there are named without it"
+        return ""
+
+
+def _place(item: Scope | Op) -> str:
+    """`attend() model.py:210`"""
+    inside = item.parent if isinstance(item, Op) or item.parent.parent is not None else item
+    line = line_at(inside.code, item.lasti) if inside is item.parent else item.last_line
+    return f"{inside.title()} {short_file(inside.code.co_filename)}:{line}"
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Keeping the inputs of a call
 
 
-def keep_inputs(letters: dict[str, int]) -> Callable:
-    """A function that copies the inputs of a call. `letters`: the sizes known from the config, such as D."""
+def keep_inputs(letters: dict[str, int]) -> Callable[[tuple], Replay]:
+    """A function that copies the inputs of calls. `letters`: the sizes known from the config, such as D.
+
+    Only the first MAX_PROBED calls and the last one keep their copies: each may hold a large decode state.
+    """
+    kept: list[Replay] = []
 
     def keep(call: tuple) -> Replay:
         module, function, args, kwargs = call
+        if len(kept) > MAX_PROBED:
+            kept[-1].args, kept[-1].kwargs, kept[-1].module = [], {}, None
+        found = batch_and_length([*args, *kwargs.values()], letters)
         memo: dict[int, Any] = {}
         args, kwargs = duplicate(args, memo), duplicate(kwargs, memo)
-        found = batch_and_length([*args, *kwargs.values()], letters)
-        autocast = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
-        return Replay(module, function, args, kwargs, found, autocast)
+        replay = Replay(module, function, args, kwargs, found, _autocast(), torch.is_grad_enabled())
+        kept.append(replay)
+        return replay
 
     return keep
 
 
-def batch_and_length(inputs: list, letters: dict[str, int]) -> dict[str, int]:
-    """B and T, read off the first tensor that shows them: tokens (B, T) or activations (B, T, ...).
+def _autocast() -> list[tuple[str, torch.dtype]]:
+    kinds = [kind for kind in ("cpu", "cuda", "mps") if torch.is_autocast_enabled(kind)]
+    return [(kind, torch.get_autocast_dtype(kind)) for kind in kinds]
 
-    S is the second dimension of another such tensor, where it differs from T: the keys to look at.
+
+def batch_and_length(inputs: list, letters: dict[str, int]) -> dict[str, int]:
+    """B and T, read off the first tensor that shows them: tokens (B, T), activations (B, T, ...), heads (B, H, T, K).
+
+    S is the second dimension of another such tensor, where it differs from T: the keys to look at. What the names
+    themselves say of B, T and S comes first.
     """
-    tensors = [t for t in inputs if isinstance(t, torch.Tensor)]
+    tensors = [t for t in inputs if isinstance(t, torch.Tensor)] or list(tensors_of(inputs))
+    tensors = [t for t in tensors if not t.is_nested]
+    heads = {letters[name] for name in "HG" if name in letters}
     found: dict[str, int] = {}
     for t in tensors:
         whole = not t.is_floating_point() and not t.is_complex() and t.dtype != torch.bool
         if not found and (t.ndim >= 3 or (t.ndim == 2 and whole)):
-            found = {"B": t.shape[0], "T": t.shape[1]}
+            found = {"B": t.shape[0], "T": t.shape[2 if t.ndim == 4 and t.shape[1] in heads else 1]}
         elif not found and t.ndim == 1 and whole:
             found = {"T": t.shape[0]}
-        elif (
-            found
-            and t.ndim == 3
-            and t.shape[0] == found.get("B")
-            and t.shape[2] in letters.values()
-            and t.shape[1] != found["T"]
-            and t.shape[1] not in letters.values()
-        ):
+        elif found and _is_other_row(t, found, letters):
             found.setdefault("S", t.shape[1])
     if not found and tensors and tensors[0].ndim:
         found = {"B": tensors[0].shape[0]}
-    return found
+    return found | {name: letters[name] for name in INPUTS if name in letters}
 
 
-_KEPT = (nn.Module, nn.Parameter, type, types.FunctionType, types.BuiltinFunctionType, str, bytes)
+def _is_other_row(t: torch.Tensor, found: dict[str, int], letters: dict[str, int]) -> bool:
+    """Whether it is (B, S, ...) with an S of its own."""
+    known = letters.values()
+    alike = t.ndim == 3 and t.shape[0] == found.get("B") and t.shape[2] in known
+    return alike and t.shape[1] != found.get("T") and t.shape[1] not in known
 
 
-def duplicate(value: Any, memo: dict[int, Any]) -> Any:
-    """A copy whose tensors share nothing with the original; modules, parameters and functions stay what they are."""
-    if isinstance(
-        value, nn.Module | nn.Parameter | type | types.FunctionType | types.BuiltinFunctionType | str | bytes
-    ):
-        return value
-    if id(value) in memo:
-        return memo[id(value)][1]
-    made = _copy(value, memo)
-    memo[id(value)] = (value, made)  # the original is kept so that its id stays its own
-    return made
-
-
-def _copy(value: Any, memo: dict) -> Any:
+def tensors_of(value: Any, depth: int = 0, seen: set[int] | None = None) -> Iterator[torch.Tensor]:
+    """The tensors in a value, each once, in lists, dicts and objects too; not those of modules."""
+    seen = set() if seen is None else seen
+    if isinstance(value, (nn.Module, nn.Parameter, type, types.FunctionType, types.ModuleType)):
+        return
+    if id(value) in seen or depth > 5:
+        return
+    seen.add(id(value))
     if isinstance(value, torch.Tensor):
-        return _copy_tensor(value)
-    if isinstance(value, tuple):
-        items = [duplicate(item, memo) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if isinstance(value, list | set):
-        return type(value)(duplicate(item, memo) for item in value)
-    if isinstance(value, dict):
-        new = copy.copy(value)
-        for key, item in value.items():
-            new[key] = duplicate(item, memo)
-        return new
-    if isinstance(value, types.MethodType | types.ModuleType | types.GeneratorType):
-        return value
-    if is_dataclass(value) or type(value).__module__ not in ("builtins", "torch"):
-        return _copy_object(value, memo)
-    return value
-
-
-def _copy_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        made = tensor.detach().clone()
-    return made.requires_grad_(tensor.requires_grad and tensor.is_leaf)
-
-
-def _copy_object(value: Any, memo: dict) -> Any:
-    attributes = getattr(value, "__dict__", None)
-    if not attributes:
-        return value
-    try:
-        made = copy.copy(value)
-        made.__dict__.update({name: duplicate(item, memo) for name, item in attributes.items()})
-    except Exception:  # an object that refuses to be copied is used as it is
-        return value
-    return made
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Leaving everything as it was
-
-
-@contextlib.contextmanager
-def nothing_changes(*modules: nn.Module) -> Iterator[None]:
-    """Within the block modules work on copies of all they hold; random states, output and warnings are put aside."""
-    memo: dict[int, Any] = {}
-    everything = {id(m): m for module in modules for m in module.modules()}.values()
-    kept = [(module, dict(module.__dict__)) for module in everything]
-    states = torch.get_rng_state(), random.getstate(), _numpy_state(), _cuda_states()
-    try:
-        for module, attributes in kept:
-            module.__dict__.update({name: _stand_in(name, value, memo) for name, value in attributes.items()})
-        with (
-            torch.no_grad(),
-            contextlib.redirect_stdout(io.StringIO()),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for module, attributes in kept:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        if states[2] is not None:
-            sys.modules["numpy"].random.set_state(states[2])
-        if states[3]:
-            torch.cuda.set_rng_state_all(states[3])
-
-
-def _stand_in(name: str, value: Any, memo: dict) -> Any:
-    if name == "_parameters":
-        return {key: _stand_in_parameter(parameter, memo) for key, parameter in value.items()}
-    if name == "_modules":
-        return dict(value)
-    if name.endswith("_hooks") or "_hooks_" in name:  # weight norm and the like live in hooks: they go on working
-        return value
-    return duplicate(value, memo)
-
-
-def _stand_in_parameter(parameter: nn.Parameter | None, memo: dict) -> nn.Parameter | None:
-    if parameter is None or nn.parameter.is_lazy(parameter):
-        return parameter
-    if id(parameter) not in memo:
-        made = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
-        memo[id(parameter)] = (parameter, made)
-    return memo[id(parameter)][1]
-
-
-def _numpy_state() -> Any:
-    return sys.modules["numpy"].random.get_state() if "numpy" in sys.modules else None
-
-
-def _cuda_states() -> list:
-    return torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+        yield value
+        return
+    if not isinstance(value, (tuple, list, dict)):
+        value = {**getattr(value, "__dict__", {}), **slots_of(value)}
+    for item in value.values() if isinstance(value, dict) else value:
+        yield from tensors_of(item, depth + 1, seen)
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Other inputs
+
+Shape = tuple[int, ...]
 
 
 def resized(replay: Replay, old: dict[str, int], new: dict[str, int]) -> Iterator[tuple[list, dict]]:
     """The inputs of a call with other sizes, in each way they can be read, likeliest first.
 
     A dimension is taken for the letters whose size it has. Where that is ambiguous (16 may be T or K), equal sizes
-    are read alike and the readings are tried in turn.
+    are read alike and the readings are tried in turn; then each dimension of each shape is read by itself. Numbers
+    among the arguments that equal a length may be one.
     """
     inputs = [replay.args, replay.kwargs]
-    primary = _first_tensor(inputs)
-    sizes = sorted({size for tensor in _tensors(inputs) for size in tensor.shape if size > 1})
-    readings = {size: _readings(size, old, new) for size in sizes}
+    tensors = [t for t in tensors_of(inputs) if t.layout == torch.strided and not t.is_nested]
+    shapes = list(dict.fromkeys(tuple(t.shape) for t in tensors))
+    readings = {size: _readings(size, old, new) for size in sorted({s for shape in shapes for s in shape if s > 1})}
+    first = _primary_shape(tuple(tensors[0].shape), old, new) if tensors else None
+    lengths = {old[name]: new[name] for name in ("T", "S") if old.get(name, 0) > 2 and new[name] != old[name]}
     seen = set()
-    for choice in itertools.product(*readings.values()):
-        if len(seen) >= MAX_TRIALS:
-            return
-        becomes = dict(zip(readings, choice, strict=True))
-        if tuple(choice) in seen:
+    for targets in itertools.chain(_alike(shapes, readings), _one_by_one(shapes, readings)):
+        key = tuple(targets.values())
+        if key in seen:
             continue
-        seen.add(tuple(choice))
-        memo: dict[int, Any] = {}
-        yield _resize(inputs, becomes, primary, (old, new), memo)
+        seen.add(key)
+        yield _resize(inputs, tensors, targets, first, {})
+        if len(seen) == 1 and _has_number(inputs, lengths):
+            yield _resize(inputs, tensors, targets, first, lengths)
 
 
-def _first_tensor(inputs: Any) -> torch.Tensor | None:
-    return next(iter(_tensors(inputs)), None)
+def _alike(shapes: list[Shape], readings: dict[int, list[int]]) -> Iterator[dict[Shape, Shape]]:
+    for choice in itertools.islice(itertools.product(*readings.values()), MAX_TRIALS):
+        becomes = dict(zip(readings, choice))
+        yield {shape: tuple(becomes.get(size, size) for size in shape) for shape in shapes}
+
+
+def _one_by_one(shapes: list[Shape], readings: dict[int, list[int]]) -> Iterator[dict[Shape, Shape]]:
+    options = []
+    for shape in shapes:
+        found = set(itertools.islice(itertools.product(*(readings.get(size, [size]) for size in shape)), 64))
+        options.append(sorted(found, key=lambda target: _changes(shape, target))[:6])
+    choices = list(itertools.islice(itertools.product(*options), 5000))
+    choices.sort(key=lambda targets: sum(options[i].index(target) for i, target in enumerate(targets)))
+    for targets in choices[:MAX_TRIALS]:
+        yield dict(zip(shapes, targets))
+
+
+def _changes(shape: Shape, target: Shape) -> tuple:
+    """Likeliest first: one dimension changed, the first ones before the last; then two; then none."""
+    changed = [i for i, (a, b) in enumerate(zip(shape, target)) if a != b]
+    return not changed, len(changed), changed
 
 
 def _readings(size: int, old: dict[str, int], new: dict[str, int]) -> list[int]:
     """What a dimension of this size may become, likeliest first."""
-    found = [new[name] for name in ("T", "S", "B", *(n for n in old if n not in "TSB")) if old.get(name) == size]
-    namer = Namer([old])
+    names = ("T", "S", "B", *(name for name in old if name not in INPUTS))
+    found = [new[name] for name in names if old.get(name) == size]
     if not found:
-        for text in namer.fits((size,)):
-            found.append(_evaluate(text, new))
-        if size % 2 == 1 and old.get("T") == size - 1 and "T" in new:  # one more: BOS, a shifted target
-            found.append(new["T"] + 1)
+        found = [_evaluate(text, new) for text in Namer([old]).fits((size,))]
+        found += [new["T"] + n for n in (1, -1) if old.get("T", -9) + n == size]  # with BOS, or a shifted target
     return list(dict.fromkeys(value for value in [*found, size] if value))
 
 
@@ -271,39 +233,30 @@ def _evaluate(formula: str, sizes: dict[str, int]) -> int:
     return product // int(denominator or 1)
 
 
-def _tensors(value: Any, depth: int = 0, seen: set[int] | None = None) -> Iterator[torch.Tensor]:
-    seen = set() if seen is None else seen
-    if isinstance(value, nn.Module | nn.Parameter) or id(value) in seen or depth > 5:
-        return
-    seen.add(id(value))
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _tensors(item, depth + 1, seen)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item, depth + 1, seen)
-    elif hasattr(value, "__dict__") and not isinstance(value, type | types.FunctionType | types.ModuleType):
-        yield from _tensors(vars(value), depth + 1, seen)
+def _primary_shape(shape: Shape, old: dict, new: dict) -> dict[int, int] | None:
+    """The first input's leading dimensions are B and T by their place, whatever their size: {dimension: new size}."""
+    leading = [name for name in ("B", "T") if name in old]
+    if len(leading) <= len(shape) and all(shape[i] == old[name] for i, name in enumerate(leading)):
+        return {i: new[name] for i, name in enumerate(leading)}
+    return None
 
 
-def _resize(inputs: Any, becomes: dict[int, int], primary: Any, letters: tuple, memo: dict) -> Any:
+def _resize(inputs: list, tensors: list, targets: dict[Shape, Shape], first: dict | None, numbers: dict) -> Any:
+    memo: dict[int, Any] = {}
     made = duplicate(inputs, memo)
-    for original, twin in [entry for entry in memo.values() if isinstance(entry[0], torch.Tensor)]:
-        target = [becomes.get(size, size) for size in original.shape]
-        if original is primary:
-            target = _primary_shape(original, target, *letters)
-        twin.data = _stretch(twin.detach(), target)
+    for position, original in enumerate(tensors):
+        twin, target = memo[id(original)][1], list(targets[tuple(original.shape)])
+        for dim, size in (first or {}).items() if position == 0 else ():
+            target[dim] = size
+        if target != list(original.shape):
+            twin.data = _stretch(twin.detach(), target)
+    made[0] = [numbers.get(arg, arg) if type(arg) is int else arg for arg in made[0]]
+    made[1] = {name: numbers.get(arg, arg) if type(arg) is int else arg for name, arg in made[1].items()}
     return made
 
 
-def _primary_shape(tensor: torch.Tensor, target: list[int], old: dict, new: dict) -> list[int]:
-    """The first input's leading dimensions are B and T by their place, whatever their size."""
-    leading = [name for name in ("B", "T") if name in old]
-    if len(leading) <= tensor.ndim and all(tensor.shape[i] == old[name] for i, name in enumerate(leading)):
-        return [new[name] for name in leading] + target[len(leading) :]
-    return target
+def _has_number(inputs: list, numbers: dict[int, int]) -> bool:
+    return any(type(arg) is int and arg in numbers for arg in [*inputs[0], *inputs[1].values()])
 
 
 def _stretch(tensor: torch.Tensor, shape: list[int]) -> torch.Tensor:
@@ -325,12 +278,7 @@ def rebuilt(module: nn.Module, old_config: Any, new_config: Any, sizes: tuple[di
     A part that was put in place of another after construction is made anew by itself.
     """
     new = _construct(module, old_config, new_config, sizes)
-    for name, child in module.named_children():
-        twin = getattr(new, name, None)
-        if type(twin) is not type(child):
-            setattr(new, name, rebuilt(child, old_config, new_config, sizes))
-        elif any(True for _ in child.children()):
-            _align_children(child, twin, old_config, new_config, sizes)
+    _align_children(module, new, old_config, new_config, sizes)
     new.train(module.training)
     return new
 
@@ -345,36 +293,54 @@ def _align_children(module: nn.Module, twin: nn.Module, old_config: Any, new_con
 
 
 def _construct(module: nn.Module, old_config: Any, new_config: Any, sizes: tuple[dict, dict]) -> nn.Module:
-    """Calls the class with what its constructor asks for: the config, or sizes kept under the parameter's name."""
+    """Calls the class with what its constructor asks for: the config, or values kept under the parameter's name."""
     cls, given = type(module), {}
-    if cls.__module__.startswith("torch."):
-        raise ValueError(f"{cls.__name__} is not built from a config")
+    if isinstance(module, (nn.Sequential, nn.ModuleList)):
+        return cls(*_parts(module, [rebuilt(child, old_config, new_config, sizes) for child in module]))
     for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         value = getattr(module, name, inspect.Parameter.empty)
         if _is_config(name, parameter, value, old_config):
             given[name] = new_config
-        elif isinstance(value, int) and not isinstance(value, bool):
-            given[name] = _other_size(value, *sizes)
-        elif isinstance(value, str | float | bool | tuple):
-            given[name] = value
+        elif isinstance(value, nn.Module):
+            given[name] = rebuilt(value, old_config, new_config, sizes)
+        elif isinstance(parameter.default, bool) and (value is None or isinstance(value, torch.Tensor)):
+            given[name] = value is not None  # bias=True is kept as the bias itself
+        elif isinstance(value, (int, str, float, tuple)) or value is None:
+            given[name] = _other_value(value, sizes)
         elif parameter.default is inspect.Parameter.empty:
-            raise ValueError(f"{cls.__name__}({name}=…) is not built from a config alone")
+            raise ValueError(f"it is not known what {cls.__name__}({name}=…) was made with")
     made = cls(**given)
     parameter = next(module.parameters(), None)
     return made if parameter is None else made.to(parameter.device, parameter.dtype)
 
 
+def _parts(module: nn.Module, children: list[nn.Module]) -> list:
+    return children if isinstance(module, nn.Sequential) else [children]
+
+
 def _is_config(name: str, parameter: inspect.Parameter, value: Any, config: Any) -> bool:
-    if isinstance(config, dict):
-        return False
+    if value is config:
+        return True
     named = name in ("cfg", "config", "conf", "args", "hparams", "c")
-    return value is config or (named and parameter.annotation in (inspect.Parameter.empty, type(config), "ModelConfig"))
+    kind = type(config).__name__
+    untyped = parameter.annotation is inspect.Parameter.empty and (value is inspect.Parameter.empty)
+    return named and (untyped or parameter.annotation in (type(config), kind) or type(value) is type(config))
+
+
+def _other_value(value: Any, sizes: tuple[dict, dict]) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_other_value(item, sizes) for item in value)
+    return _other_size(value, *sizes) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _other_size(value: int, old: dict[str, int], new: dict[str, int]) -> int:
-    matches = {new[name] for name in old if old[name] == value and name not in ("B", "T", "S")}
+    """What a size becomes that is kept as a number: that of the one letter, or of the one likely product, it equals."""
+    own = {name: size for name, size in old.items() if name not in INPUTS}
+    matches = {new[name] for name in own if own[name] == value}
+    if not matches:
+        matches = {_evaluate(text, new) for text in Namer([own]).fits((value,))}
     return matches.pop() if len(matches) == 1 else value
 
 
@@ -384,59 +350,91 @@ def _other_size(value: int, old: dict[str, int], new: dict[str, int]) -> int:
 
 def run_probes(call: Scope, config: Any) -> list[Probe]:
     """The runs of one recorded call with other sizes, as far as they took the same path as the recorded one."""
-    replay: Replay = call.replay
-    old = (sizes_of(config) if config is not None else {}) | replay.letters
+    letters = call.replay.letters
+    old = (sizes_of(config) if config is not None else {}) | letters
     probes = []
-    if "T" in replay.letters:
-        length = old["T"] - 1 if old["T"] > 1 else old["T"] + 1
-        probes.append(_probe(call, old, old | {"T": length}, f"T={length}"))
-    if "B" in replay.letters:
-        rows = old["B"] + 1
-        other = {"B": rows} | ({"S": old["S"] + 1} if "S" in old else {})
-        probes.append(_probe(call, old, old | other, f"B={rows}"))
-    if config is not None and replay.module is not None:
-        probes += _other_models(call, config, old)
+    for letter in INPUTS:
+        if letter in letters:
+            probes += _until_complete(call, old, letter, _sizes_to_try(letter, letters[letter]))
+    if config is not None and call.replay.module is not None:
+        probes.append(_other_model(call, config, old, attempt=0))
     return probes
 
 
+def more_probes(call: Scope, config: Any, probes: list[Probe], letters: set[str]) -> list[Probe]:
+    """Further runs, for names that the first ones leave open. `letters`: those that come into question."""
+    old = (sizes_of(config) if config is not None else {}) | call.replay.letters
+    complete = [probe for probe in probes if probe.complete]
+    more = []
+    for letter in INPUTS:
+        size = old.get(letter, 0)
+        ran = {probe.letters[letter] for probe in complete if letter in probe.letters} - {size}
+        if letter in letters and ran:
+            free = [n for n in (size - 2, size + 2, 2 * size, size + 3) if n > 1 and n not in ran]
+            more += [probe for probe in _until_complete(call, old, letter, free) if probe.complete]
+    if letters - set(INPUTS) and probes[-1].complete and config is not None and call.replay.module is not None:
+        more += [probe for probe in [_other_model(call, config, old, attempt=1)] if probe.complete]
+    return more
+
+
+def _sizes_to_try(letter: str, size: int) -> list[int]:
+    """One token fewer, one row or key more; where that does not run, sizes that keep divisors."""
+    first = [size - 1, size + 1] if letter == "T" else [size + 1]
+    halves = [size // 2] if letter == "T" and size % 2 == 0 else []
+    return [n for n in [*first, *halves, 2 * size] if n > 0]
+
+
+def _until_complete(call: Scope, old: dict, letter: str, sizes: list[int]) -> list[Probe]:
+    """The run with the first of these sizes, and, if that one did not take the same path, with the first that does."""
+    first = None
+    for size in sizes:
+        probe = _probe(call, old, old | {letter: size}, f"{letter}={size}")
+        if probe.complete:
+            return [probe] if first is None else [first, probe]
+        first = first or probe
+    return [first] if first is not None else []
+
+
 def _probe(call: Scope, old: dict, new: dict, what: str, module: nn.Module | None = None) -> Probe:
-    best = None
-    trials = list(resized(call.replay, old, new))
-    for args, kwargs in trials:
-        probe = Probe(what, new, ambiguous=len(trials) > 1)
-        run_again(probe, call.replay, module or call.replay.module, args, kwargs)
-        align(call, probe)
-        if best is None or (probe.complete, probe.aligned) > (best.complete, best.aligned):
-            best = probe
-        if best.complete:
-            break
+    best, begun = None, time.perf_counter()
+    for grad in [False, True] if call.replay.grad else [False]:  # code that asks for gradients fails without
+        trials = resized(call.replay, old, new)
+        for number, (args, kwargs) in enumerate(trials):
+            probe = Probe(what, new, ambiguous=number > 0)
+            run_again(probe, call.replay, module or call.replay.module, args, kwargs, grad)
+            align(call, probe)
+            if best is None or (probe.complete, probe.aligned) > (best.complete, best.aligned):
+                best = probe
+            if best.complete or time.perf_counter() - begun > MAX_SECONDS:
+                return best
+            if grad:
+                break
     return best
 
 
-def run_again(probe: Probe, replay: Replay, module: nn.Module, args: list, kwargs: dict) -> None:
+def run_again(probe: Probe, replay: Replay, module: nn.Module, args: list, kwargs: dict, grad: bool = False) -> None:
     """Makes the call and notes in `probe` what was recorded, and the exception it ended with."""
-    recorder = Recorder(module)
+    recorder = None
     before = sys.getprofile()
     sys.setprofile(None)
     try:
-        with (
-            nothing_changes(module),
-            torch.autocast("cpu", enabled=replay.autocast[0], dtype=replay.autocast[1]),
-            recorder,
-        ):
+        with nothing_changes(module), torch.set_grad_enabled(grad), ExitStack() as stack:
+            for kind, dtype in replay.autocast:
+                stack.enter_context(torch.autocast(kind, dtype=dtype))
+            recorder = stack.enter_context(Recorder(module))
             method = module if replay.function == "forward" else getattr(module, replay.function)
             method(*args, **kwargs)
     except Exception as error:
         probe.error = error.with_traceback(None)  # its frames hold tensors
-        probe.failed_at = recorder.error[0] if recorder.error else None
+        probe.failed_at = recorder.error[0] if recorder and recorder.error else None
     finally:
-        sys.setprofile(before)
-    probe.call = recorder.calls[0] if recorder.calls else None
+        set_profile(before)
+    probe.call = recorder.calls[0] if recorder and recorder.calls else None
 
 
-def _other_models(call: Scope, config: Any, old: dict[str, int]) -> list[Probe]:
+def _other_model(call: Scope, config: Any, old: dict[str, int], attempt: int) -> Probe:
     """One run of a model of other sizes: the first that can be built and takes the same path."""
-    own = {name: size for name, size in old.items() if name not in ("B", "T", "S")}
+    own = {name: size for name, size in old.items() if name not in INPUTS}
     relations = []
     if {"D", "H", "K"} <= own.keys() and own["D"] == own["H"] * own["K"]:
         relations.append("D=HK")
@@ -445,49 +443,82 @@ def _other_models(call: Scope, config: Any, old: dict[str, int]) -> list[Probe]:
     best = None
     for count in range(len(relations) + 1):
         for tied in itertools.combinations(relations, count):
-            probe = _other_model(call, config, old, own, frozenset(tied))
-            if probe is not None and (best is None or (probe.complete, probe.aligned) > (best.complete, best.aligned)):
+            probe = _run_other_model(call, config, old, other_sizes(own, frozenset(tied), attempt))
+            if best is None or (probe.complete, probe.aligned) > (best.complete, best.aligned):
                 best = probe
-            if best is not None and best.complete:
-                return [best]
-    return [best] if best is not None else []
+            if best.complete:
+                return best
+    return best
 
 
-def _other_model(call: Scope, config: Any, old: dict[str, int], own: dict[str, int], tied: frozenset) -> Probe | None:
-    sizes = other_sizes(own, tied)
-    module = call.replay.module
+def _run_other_model(call: Scope, config: Any, old: dict[str, int], sizes: dict[str, int]) -> Probe:
+    what = " ".join(f"{name}={size}" for name, size in sizes.items() if name in "DHGKF") or "other sizes"
+    module, count = call.replay.module, sum(p.numel() for p in call.replay.module.parameters())
+    if count > MAX_REBUILT:
+        return Probe(what, old, skipped=f"{count:,} parameters are too many to make the model a second time")
+    own = {name: old[name] for name in sizes}
+    try:
+        with nothing_changes(module):
+            other_config = with_sizes(config, sizes)
+    except Exception as error:
+        return Probe(what, old, skipped=f"the config refuses them: {_first_line(error)}")
     try:
         with nothing_changes():
-            other_config = config if isinstance(config, dict) else with_sizes(config, sizes)
             other = rebuilt(module, config, other_config, (own, sizes))
-    except Exception:  # a model that can't be built in other sizes is not probed in other sizes: the trace says so
-        return None
-    what = " ".join(f"{name}={size}" for name, size in sizes.items() if name in "DHGKF")
+    except Exception as error:
+        reason = f"{type(module).__name__} could not be made anew: {_first_line(error)}"
+        return Probe(what, old, skipped=reason)
     return _probe(call, old, old | sizes, what, other)
 
 
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".split("\n")[0][:160]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Pairing
+
+
 def align(call: Scope, probe: Probe) -> None:
-    """Pairs the tensors of the recorded run with those of the other one, as far as both took the same path."""
+    """Pairs the tensors of the recorded run with those of the other one, as far as both took the same path.
+
+    Where they part inside one call, what comes after that call is paired again.
+    """
     if probe.call is None:
         return
-    ours, theirs = list(_events(call)), list(_events(probe.call))
-    for mine, other in zip(ours, theirs, strict=False):
-        if mine[0] != other[0] or len(mine[1]) != len(other[1]):
-            break
-        pairs = list(zip(mine[1], other[1], strict=True))
-        if any(len(a.shape or ()) != len(b.shape or ()) for a, b in pairs):
-            break
-        for a, b in pairs:
-            probe.twins.setdefault(a.index, b)
-        probe.aligned += 1
-    probe.complete = probe.aligned == len(ours) == len(theirs) and probe.error is None
+    _align_scopes(call, probe.call, probe)
+    probe.complete = probe.parted is None and probe.error is None
 
 
-def _events(call: Scope) -> Iterator[tuple[tuple, list[Value]]]:
-    """Everything that happened, as (what and where, tensors in sight), in the order of execution."""
-    for item in call.walk():
-        if isinstance(item, Op):
-            yield ("op", item.name, id(item.code), item.lasti), item.inputs() + item.outputs()
+def _align_scopes(mine: Scope, other: Scope, probe: Probe) -> None:
+    _pair(_arguments(mine), _arguments(other), mine, probe)
+    for a, b in itertools.zip_longest(mine.children, other.children):
+        if a is None or b is None or not _same_place(a, b):
+            probe.parted = probe.parted or a or mine
+            break
+        if isinstance(a, Op):
+            _pair(a.inputs() + a.outputs(), b.inputs() + b.outputs(), a, probe)
         else:
-            tensors = [value for argument in item.arguments for value in tensors_in(argument.info)]
-            yield ("scope", item.function, id(item.code), item.lasti), tensors + list(tensors_in(item.output))
+            _align_scopes(a, b, probe)
+    if not other.failed:
+        _pair(list(tensors_in(mine.output)), list(tensors_in(other.output)), mine, probe)
+
+
+def _same_place(a: Scope | Op, b: Scope | Op) -> bool:
+    if type(a) is not type(b) or a.lasti != b.lasti or a.parent.code is not b.parent.code:
+        return False
+    return a.name == b.name if isinstance(a, Op) else a.code is b.code
+
+
+def _arguments(scope: Scope) -> list[Value]:
+    return [value for argument in scope.arguments for value in tensors_in(argument.info)]
+
+
+def _pair(mine: list[Value], other: list[Value], item: Scope | Op, probe: Probe) -> None:
+    same = len(mine) == len(other) and all(len(a.shape or ()) == len(b.shape or ()) for a, b in zip(mine, other))
+    if not same:
+        probe.parted = probe.parted or item
+        return
+    for a, b in zip(mine, other):
+        probe.twins.setdefault(a.index, b)
+    probe.aligned += 1

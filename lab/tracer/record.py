@@ -6,11 +6,16 @@ Two of Python's own instruments, both active only inside a session and both of t
   keywords and defaults included, whether or not anything is decorated.
 - `TorchFunctionMode` reports each call into torch's public interface: `x @ w`, `x.view(...)`, `F.softmax(x, -1)`.
   Where the innermost scope's frame stands at that moment (`f_lasti`) says which expression of which line it was.
+
+Everything here runs once or more for each operation of the model, so it is written to be quick: a forward pass of small
+layers should take at most three times as long while it is recorded.
 """
 
 from __future__ import annotations
 
-import contextlib
+import inspect
+import os
+import site
 import sys
 import sysconfig
 import time
@@ -22,38 +27,36 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch.autograd.graph import disable_saved_tensors_hooks, saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from lab.tracer.frames import MARKS, Argument, arguments_of, call_arguments, ends_normally, owner_of, set_profile
-from lab.tracer.values import Info, Value, describe, tensors_in
+from lab.tracer.values import PLAIN, Info, Value, describe, tensors_in
 
 
 class Scope:
     """One call of a module's `forward`, of a method or of a function."""
 
-    __slots__ = (
-        "arguments", "children", "code", "failed", "frame", "function", "last_line", "lasti", "module", "output",
-        "owner", "parent", "path", "replay", "saved", "seconds", "training",
-    )  # fmt: skip
+    owner = ""  # class of the module whose method this is; "" for a plain function
+    path = ""  # of that module inside the traced model; "" for the model itself
+    module: nn.Module | None = None  # only while recording
+    training: bool | None = None
+    frame: FrameType | None = None  # only while recording
+    lasti = -1  # where in the parent's code this call stands
+    last_line = 0  # where it returned or failed
+    arguments: tuple[Argument, ...] = ()
+    output: Info | None = None
+    failed = False
+    saved = 0  # bytes saved for backward by this scope outside of its operations
+    seconds = 0.0
+    flops: int | None = None  # of everything inside, once it was counted (see cost.py)
+    replay: Any = None  # what is needed to make an outermost call again
+    first_value = 0  # of an outermost call: how many tensors had been seen before it
 
     def __init__(self, code: CodeType, parent: Scope | None):
         self.code, self.parent = code, parent
         self.function = code.co_name
-        self.owner = ""  # class of the module whose method this is; "" for a plain function
-        self.path = ""  # of that module inside the traced model; "" for the model itself
-        self.module: nn.Module | None = None  # only while recording
-        self.training: bool | None = None
-        self.frame: FrameType | None = None  # only while recording
-        self.lasti = -1  # where in the parent's code this call stands
-        self.last_line = 0  # where it returned or failed
-        self.arguments: tuple[Argument, ...] = ()
-        self.output: Info | None = None
-        self.failed = False
-        self.saved = 0  # bytes saved for backward by this scope outside of its operations
-        self.seconds = 0.0
         self.children: list[Scope | Op] = []
-        self.replay: Any = None  # what is needed to make an outermost call again
 
     @property
     def is_module(self) -> bool:
@@ -68,24 +71,26 @@ class Scope:
         """This scope and everything inside it, in the order of execution."""
         yield self
         for child in self.children:
-            yield from child.walk()
+            if isinstance(child, Op):
+                yield child
+            else:
+                yield from child.walk()
 
 
 class Op:
     """One call into torch. `args` and `kwargs` hold a `Value` where there was a tensor."""
 
-    __slots__ = (
-        "args", "failed", "func", "kwargs", "lasti", "name", "output", "parent", "saved", "seconds", "storages",
-    )  # fmt: skip
+    output: Any = None  # a Value, or a tuple with Values in it
+    failed = False
+    saved = 0  # bytes saved for backward
+    seconds = 0.0
+    flops: int | None = None
+    storages: tuple[int, ...] = ()  # of the first input and the first output, for operations that may copy
 
-    def __init__(self, func: Callable, name: str, parent: Scope, lasti: int, args: Any, kwargs: Any):
-        self.func, self.name, self.parent, self.lasti = func, name, parent, lasti
+    def __init__(self, func: Callable, name: str, parent: Scope, args: tuple, kwargs: dict[str, Any]):
+        self.func, self.name, self.parent = func, name, parent
+        self.lasti = parent.frame.f_lasti
         self.args, self.kwargs = args, kwargs
-        self.output: Any = None  # a Value, or a tuple or list with Values in it
-        self.failed = False
-        self.saved = 0
-        self.seconds = 0.0
-        self.storages: tuple[int, ...] = ()  # of the first input and the first output, for operations that may copy
 
     @property
     def code(self) -> CodeType:
@@ -104,7 +109,7 @@ class Op:
 def _values(tree: Any) -> Iterator[Value]:
     if isinstance(tree, Value):
         yield tree
-    elif isinstance(tree, tuple | list):
+    elif isinstance(tree, (tuple, list)):
         for item in tree:
             yield from _values(item)
     elif isinstance(tree, dict):
@@ -116,21 +121,37 @@ def _values(tree: Any) -> Iterator[Value]:
 VIEWS = {
     "view", "reshape", "transpose", "permute", "flatten", "unflatten", "contiguous", "expand", "squeeze", "unsqueeze",
     "__getitem__", "chunk", "split", "unbind", "to", "narrow", "select", "movedim", "swapaxes", "T", "mT", "view_as",
-    "reshape_as", "expand_as", "float", "type_as", "unfold", "diagonal", "detach", "t", "clone", "rearrange",
+    "reshape_as", "expand_as", "float", "type_as", "unfold", "diagonal", "detach", "t", "clone",
 }  # fmt: skip
 
-_TORCH = str(Path(torch.__file__).parent)
+# Questions to a tensor that are no operations.
+_GETTERS = {
+    "shape", "dtype", "device", "ndim", "requires_grad", "is_cuda", "is_leaf", "layout", "grad_fn", "is_sparse",
+    "names", "is_nested", "is_mps", "is_cpu", "is_meta", "is_quantized", "itemsize", "nbytes", "_version",
+    "output_nr", "grad",
+}  # fmt: skip
+
+_TORCH = str(Path(torch.__file__).parent) + os.sep
 _LAB = Path(__file__).parent.parent
 FOREIGN = (  # code in these places is no one's own: its operations belong to the line that called it
-    _TORCH, sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(_LAB / "tracer"), str(_LAB / "live.py"),
+    _TORCH, sysconfig.get_path("stdlib") + os.sep, sysconfig.get_path("purelib") + os.sep, *site.getsitepackages(),
+    site.getusersitepackages(), str(_LAB / "tracer") + os.sep, str(_LAB / "live.py"), "<frozen ", "<string>",
 )  # fmt: skip
+
+NO_SCOPE, IF_FORWARD, SCOPE, STOPS_HOOKS = range(4)  # kinds of code: a scope never, if a module's forward, always, ...
+_GENERATOR = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+_NO_CODE = compile("", "<none>", "exec")
+_PLAIN = frozenset(PLAIN)
 
 
 class Recorder(TorchFunctionMode):
     """Records the calls made inside `model` between enter and exit, as `calls`: the outermost scopes.
 
     A profiler that was there before keeps receiving its events meanwhile and is put back at the end.
-    `keep_inputs` is called with (frame, module) when an outermost call begins and returns what to keep of it.
+
+    stats: called with each tensor that is made, for its `Value.stats`.
+    keep_inputs: called with (module, function, args, kwargs) when an outermost call begins; what it returns becomes
+    the scope's `replay`.
     """
 
     def __init__(
@@ -138,28 +159,30 @@ class Recorder(TorchFunctionMode):
         model: nn.Module,
         *,
         stats: Callable[[torch.Tensor], dict] | None = None,
-        keep_inputs: Callable[[Any], Any] | None = None,
+        keep_inputs: Callable[[tuple], Any] | None = None,
     ):
         super().__init__()
         self.calls: list[Scope] = []
         self.values: list[Value] = []
         self.error: tuple[Scope | Op, BaseException | None] | None = None  # the innermost thing that failed
+        self.notes: list[str] = []  # what could not be recorded, and why
         self._stats, self._keep_inputs = stats, keep_inputs
-        self._paths = {id(module): path for path, module in model.named_modules()}
+        self._model = Places(model)
         self._known: dict[int, tuple[Callable, Value]] = {}  # by id of the tensor; the first calls a weak reference
-        self._weights = {id(t): name for name, t in [*model.named_parameters(), *model.named_buffers()]}
-        self._files = {_file_of(type(module)) for module in model.modules()}
-        self._codes: dict[int, tuple[CodeType, int]] = {}  # id -> (the code, kept so that ids stay unique; its kind)
+        self._kinds: dict[int, int] = {id(disable_saved_tensors_hooks.__wrapped__.__code__): STOPS_HOOKS}
+        self._codes: list[CodeType] = []  # held so that their ids stay unique
         self._root = Scope(_NO_CODE, None)  # never ends; spares asking whether any scope is open
         self._stack = [self._root]
+        self._scopes: list[Scope] = []
         self._current: Scope | Op = self._root
-        self._saved: set[int] = {_storage(p) for p in model.parameters() if not nn.parameter.is_lazy(p)}
-        self._hooks = saved_tensors_hooks(self._pack, _unpack)
+        self._saved: set[int] = set()  # storages kept for backward by the outermost call that is open
+        self._hooks: saved_tensors_hooks | None = None
 
     # ---- entering and leaving
 
     def __enter__(self) -> Recorder:
         super().__enter__()
+        self._hooks = saved_tensors_hooks(self._pack, _unpack)
         self._hooks.__enter__()
         self._before = sys.getprofile()
         self._profiler = self._profile_function()
@@ -169,15 +192,19 @@ class Recorder(TorchFunctionMode):
     def __exit__(self, kind, error, traceback) -> None:
         if sys.getprofile() in (self._profiler, None):
             set_profile(self._before)
-        self._hooks.__exit__()
+        self._stop_hooks()
         super().__exit__(kind, error, traceback)
         for scope in self._stack[1:]:
-            scope.failed, scope.frame = True, None
-        for call in self.calls:  # modules and frames hold tensors: let go of them
-            for item in call.walk():
-                if isinstance(item, Scope):
-                    item.frame = item.module = None
+            scope.failed = True
+        for scope in self._scopes:  # modules and frames hold tensors: let go of them
+            scope.frame = scope.module = None
         self._stack, self._known, self._current = [self._root], {}, self._root
+        self._scopes, self._codes, self._model = [], [], None
+
+    def _stop_hooks(self) -> None:
+        if self._hooks is not None:
+            self._hooks.__exit__()
+            self._hooks = None
 
     # ---- tensors
 
@@ -187,34 +214,42 @@ class Recorder(TorchFunctionMode):
         if known is not None and known[0]() is tensor:
             return known[1]
         with torch._C.DisableTorchFunction():
-            value = Value(tensor)
+            return self._meet(tensor)
+
+    def _meet(self, tensor: torch.Tensor) -> Value:
+        value = Value(tensor)
         value.index = len(self.values)
         self.values.append(value)
-        name = self._weights.get(id(tensor))
-        if name is not None:
-            value.origin, value.weight = name, True
         self._known[id(tensor)] = (weakref.ref(tensor), value)
+        kept = self._model.tensors.get(id(tensor))
+        if kept is not None and kept[0] is tensor:
+            value.origin, value.weight = kept[1], kept[2]
         return value
 
     def _tree(self, value: Any) -> Any:
-        """An argument with Values in the place of tensors, and only plain things beside them."""
+        """An argument of an operation, with Values in the place of tensors and only plain things beside them."""
         if isinstance(value, torch.Tensor):
-            return self.see(value)
-        if isinstance(value, tuple | list):
-            return tuple(self._tree(item) for item in value)
-        if isinstance(value, _KEPT):
+            known = self._known.get(id(value))
+            return known[1] if known is not None and known[0]() is value else self._meet(value)
+        kind = type(value)
+        if kind is slice:
+            return slice(self._tree(value.start), self._tree(value.stop), self._tree(value.step))
+        if kind in _PLAIN:
             return value
+        if isinstance(value, (tuple, list)):
+            return tuple([self._tree(item) for item in value])
         if isinstance(value, dict):
             return {key: self._tree(item) for key, item in value.items()}
-        return type(value).__name__
+        return value if isinstance(value, PLAIN) else kind.__name__
 
-    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _pack(self, tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
         with torch._C.DisableTorchFunction():
             storage = _storage(tensor)
             if storage not in self._saved:
                 self._saved.add(storage)
                 self._current.saved += tensor.untyped_storage().nbytes() if storage else 0
-            return tensor.detach()  # the very tensor would keep its own graph alive
+            # An output would keep its own graph alive; a detached one shares memory and version with it.
+            return tensor if tensor.is_leaf else tensor.detach(), tensor._version
 
     # ---- operations
 
@@ -223,22 +258,23 @@ class Recorder(TorchFunctionMode):
         name = func.__name__
         if name == "__get__":
             name = getattr(getattr(func, "__self__", None), "__name__", name)
-            if name in _PLAIN_GETTERS:
+            if name in _GETTERS:
                 return func(*args, **kwargs)
         if len(self._stack) == 1:
             return func(*args, **kwargs)
         if self._before is not None:
             return self._operation(func, name, args, kwargs)
+        profiler = sys.getprofile()
         sys.setprofile(None)  # what happens inside an operation is no one's own code: not watching it halves the cost
         try:
             return self._operation(func, name, args, kwargs)
         finally:
-            sys.setprofile(self._profiler)
+            sys.setprofile(profiler)
 
-    def _operation(self, func: Callable, name: str, args: Any, kwargs: Any) -> Any:
+    def _operation(self, func: Callable, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         scope = self._stack[-1]
-        op = Op(func, name, scope, scope.frame.f_lasti, self._tree(args), self._tree(kwargs) if kwargs else kwargs)
-        outer, self._current = self._current, op
+        op = Op(func, name, scope, tuple([self._tree(a) for a in args]), self._tree(kwargs) if kwargs else kwargs)
+        self._current, self.error = op, None  # if something has failed before, it was caught
         begun = time.perf_counter()
         try:
             output = func(*args, **kwargs)
@@ -248,53 +284,57 @@ class Recorder(TorchFunctionMode):
             self.error = (op, error)
             raise
         finally:
-            self._current = outer
+            self._current = scope
         op.seconds = time.perf_counter() - begun
         if self._note_output(op, output, args):
             scope.children.append(op)
+            if self._stats is not None:
+                self._note_stats((args, kwargs, output))
         return output
 
-    def _note_output(self, op: Op, output: Any, args: Any) -> bool:
+    def _note_output(self, op: Op, output: Any, args: tuple) -> bool:
         """Notes what an operation returned; says whether it is one that works on tensors at all."""
         if isinstance(output, torch.Tensor):
             if op.name[-1] == "_" and args and output is args[0]:  # in place: it may have another shape now
                 self._known.pop(id(output), None)
-            value = op.output = self.see(output)
+            value = op.output = self._tree(output)
             if value.maker is None and not value.weight:
                 value.maker = op
-        elif isinstance(output, tuple | list):
+        elif isinstance(output, (tuple, list)):
             op.output = self._tree(output)
-            for value in op.outputs():
+            made = op.outputs()
+            for value in made:
                 value.maker = value.maker or op
-            if not op.outputs():
+            if not made:
                 return False
         elif op.name != "__setitem__":
             return False
-        if op.name in VIEWS and isinstance(args[0] if args else None, torch.Tensor) and output is not None:
-            first = output if isinstance(output, torch.Tensor) else output[0]
-            op.storages = (_storage(args[0]), _storage(first))
-        if self._stats is not None:
-            self._note_stats(op, output)
+        if op.name in VIEWS and args and isinstance(args[0], torch.Tensor) and output is not None:
+            op.storages = _storage(args[0]), _storage(output if isinstance(output, torch.Tensor) else output[0])
         return True
 
-    def _note_stats(self, op: Op, output: Any) -> None:
-        tensors = [output] if isinstance(output, torch.Tensor) else [t for t in output or () if torch.is_tensor(t)]
-        for tensor in tensors:
-            value = self.see(tensor)
+    def _note_stats(self, tree: Any) -> None:
+        """Measures what went into an operation and what came out of it, each tensor when it is first met."""
+        if isinstance(tree, torch.Tensor):
+            value = self.see(tree)
             if value.stats is None:
-                value.stats = self._stats(tensor)
+                value.stats = self._stats(tree)
+        elif isinstance(tree, (tuple, list, dict)):
+            for item in tree.values() if isinstance(tree, dict) else tree:
+                self._note_stats(item)
 
     # ---- scopes
 
     def _profile_function(self) -> Callable:
-        stack, codes, before = self._stack, self._codes, self._before
+        stack, kinds, before = self._stack, self._kinds, self._before
         enter, leave, classify = self._enter, self._leave, self._classify
         chained = before if callable(before) else None
 
         def profile(frame: FrameType, event: str, arg: Any) -> None:
             if event == "call":
-                known = codes.get(id(frame.f_code))
-                kind = known[1] if known is not None else classify(frame.f_code)
+                kind = kinds.get(id(frame.f_code))
+                if kind is None:
+                    kind = classify(frame.f_code)
                 if kind:
                     enter(frame, kind)
             elif event == "return" and stack[-1].frame is frame:
@@ -305,102 +345,173 @@ class Recorder(TorchFunctionMode):
         return profile
 
     def _classify(self, code: CodeType) -> int:
-        """0: no scope; 1: a scope if it is a module's; 2: a scope."""
+        """The kind of a code object that is met for the first time."""
         name, file = code.co_name, code.co_filename
-        if id(code) in MARKS:
-            kind = 2
-        elif name.startswith("<") or file == "<string>" or (name.startswith("__") and name != "__call__"):
-            kind = 0  # comprehensions and lambdas count as a part of the line they stand in
-        elif file.startswith(FOREIGN) and (file not in self._files or file.startswith(_TORCH)):
-            kind = 1 if name == "forward" else 0
+        foreign = file.startswith(FOREIGN) and (file not in self._model.files or file.startswith(_TORCH))
+        if code.co_flags & _GENERATOR:
+            kind = NO_SCOPE  # it runs in pieces, so that its operations count as those of the line that draws on it
+        elif id(code) in MARKS:
+            kind = SCOPE
+        elif name.startswith("<") or (name.startswith("__") and name != "__call__"):
+            kind = NO_SCOPE  # comprehensions and lambdas count as a part of the line they stand in
+        elif foreign:
+            kind = IF_FORWARD if name == "forward" else NO_SCOPE
         else:
-            kind = 2
-        self._codes[id(code)] = (code, kind)
+            kind = SCOPE
+        self._codes.append(code)
+        self._kinds[id(code)] = kind
         return kind
 
     def _enter(self, frame: FrameType, kind: int) -> None:
-        stack = self._stack
-        with torch._C.DisableTorchFunction():
-            owner = owner_of(frame)
-            if owner is None and (kind == 1 or len(stack) == 1):
-                return
-            path = self._paths.get(id(owner)) if owner is not None else ""
-            if path is None:
-                if len(stack) == 1:
-                    return  # not a part of this model
-                path = stack[-1].path
-            parent = stack[-1]
-            scope = Scope(frame.f_code, parent)
-            scope.frame = frame
-            scope.lasti = parent.frame.f_lasti if parent.frame is not None else -1
-            if owner is not None:
-                scope.owner, scope.training, scope.module = type(owner).__name__, owner.training, owner
-                scope.path = path if len(stack) == 1 else self._path_from(parent, owner, path)
-            else:
-                scope.path = parent.path
-            scope.arguments = arguments_of(frame, owner, self.see)
-            for argument in scope.arguments:
-                for value in tensors_in(argument.info):
-                    if value.maker is None and not value.origin:
-                        where = f"{scope.owner}.{scope.function}" if scope.owner else scope.function
-                        value.origin = f"argument {argument.name!r} of {where}"
-            if len(stack) == 1:
-                self.calls.append(scope)
-                if self._keep_inputs is not None:
-                    scope.replay = self._keep_inputs((owner, scope.function, *call_arguments(frame, owner)))
-            else:
-                parent.children.append(scope)
-        stack.append(scope)
-        self._current = scope
+        if kind == STOPS_HOOKS:
+            return self._give_way()
+        code, parent, values = frame.f_code, self._stack[-1], frame.f_locals
+        owner = owner_of(code, values)
+        outermost = parent is self._root
+        if owner is None and (outermost or kind == IF_FORWARD):
+            return
+        path = parent.path if owner is None else self._model.path_of(owner, parent)
+        if outermost and (path is None or torch._C._current_graph_task_id() >= 0):
+            return  # not a part of this model, or made again by a checkpoint during a backward pass
+        scope = Scope(code, parent)
+        scope.frame, scope.path, scope.first_value = frame, path, len(self.values)
+        if not outermost:
+            scope.lasti = parent.frame.f_lasti
+        if owner is not None:
+            scope.owner, scope.training, scope.module = type(owner).__name__, owner.training, owner
+            if owner is parent.module and scope.function == parent.function and code is not parent.code:
+                scope.function = ".".join(code.co_qualname.split(".")[-2:])  # super().forward()
+        self._note_arguments(scope, values, owner)
+        if outermost:
+            self._begin_call(scope, values, owner)
+        else:
+            parent.children.append(scope)
+        self._stack.append(scope)
+        self._scopes.append(scope)
+        self._current, self.error = scope, None
         scope.seconds = time.perf_counter()
+        return
 
-    def _path_from(self, parent: Scope, owner: nn.Module, path: str) -> str:
-        """A module that stands at several places has several paths: take the one below the module that called it."""
-        if parent.module is None or owner is parent.module or path.startswith(parent.path):
-            return path
-        for name, child in parent.module.named_children():
-            if child is owner:
-                return f"{parent.path}.{name}" if parent.path else name
-        return path
+    def _note_arguments(self, scope: Scope, values: dict[str, Any], owner: nn.Module | None) -> None:
+        known = len(self.values)
+        scope.arguments = arguments_of(scope.code, values, owner, self.see)
+        if len(self.values) == known:
+            return
+        where = f"{scope.owner}.{scope.function}" if scope.owner else scope.function
+        for argument in scope.arguments:
+            for value in tensors_in(argument.info):
+                if value.index >= known and not value.origin:
+                    value.origin = f"argument {argument.name!r} of {where}"
+
+    def _begin_call(self, scope: Scope, values: dict[str, Any], owner: nn.Module) -> None:
+        self.calls.append(scope)
+        self._saved = {_storage(tensor) for tensor, _, weight in self._model.tensors.values() if weight}
+        if self._keep_inputs is not None:
+            with torch._C.DisableTorchFunction():
+                scope.replay = self._keep_inputs((owner, scope.function, *call_arguments(scope.code, values, owner)))
+
+    def _give_way(self) -> None:
+        """`torch.func` refuses to run while there are hooks for saved tensors."""
+        if self._hooks is not None and len(self._stack) > 1:
+            self._stop_hooks()
+            self.notes.append("bytes saved for backward are counted up to the first use of torch.func, which bars it")
 
     def _leave(self, frame: FrameType, output: Any) -> None:
-        stack = self._stack
-        scope = stack.pop()
+        scope = self._stack.pop()
         scope.seconds = time.perf_counter() - scope.seconds
         scope.last_line = frame.f_lineno
-        self._current = stack[-1]
-        with torch._C.DisableTorchFunction():
-            if output is None and not ends_normally(frame):
-                scope.failed = True
-                if self.error is None:
-                    self.error = (scope, None)
-            else:
-                scope.output = describe(output, self.see)
-                self.error = None  # what failed inside was caught inside
-        if not scope.failed:
+        self._current = self._stack[-1]
+        if output is None and not ends_normally(frame):
+            scope.failed = True
+            if self.error is None:
+                self.error = (scope, None)
+        else:
+            scope.output = describe(output, self.see)
             scope.frame = None
+            self.error = None  # what failed inside was caught inside
 
 
-def _unpack(tensor: torch.Tensor) -> torch.Tensor:
+class Places:
+    """Where in a model its modules and tensors stand. `files`: those that its classes are written in."""
+
+    def __init__(self, model: nn.Module):
+        self.modules: dict[int, list[str]] = {}  # by id of the module: the paths of all places it stands at
+        self.tensors: dict[int, tuple[torch.Tensor, str, bool]] = {}  # by id: tensor, path, whether it is registered
+        self.files: set[str] = set()
+        self._held: list[nn.Module] = []  # so that ids stay unique
+        for path, module in model.named_modules(remove_duplicate=False):
+            self._add(clean_path(path), module)
+
+    def _add(self, path: str, module: nn.Module) -> None:
+        places = self.modules.setdefault(id(module), [])
+        places.append(path)
+        if len(places) > 1:
+            return
+        self._held.append(module)
+        self.files.add(_file_of(type(module)))
+        prefix = f"{path}." if path else ""
+        for kept in (module._parameters, module._buffers):
+            self._add_tensors(prefix, kept, weight=True)
+        for name, value in vars(module).items():
+            if isinstance(value, torch.Tensor):
+                self._add_tensors(prefix, {name: value}, weight=False)
+            elif type(value) in (list, tuple, dict) and value and name[0] != "_":
+                self._add_hidden(f"{prefix}{name}", value)
+
+    def _add_tensors(self, prefix: str, tensors: dict[str, torch.Tensor | None], weight: bool) -> None:
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                self.tensors.setdefault(id(tensor), (tensor, prefix + name, weight))
+
+    def _add_hidden(self, path: str, items: list | tuple | dict) -> None:
+        """Modules and tensors in plain lists and dicts, which PyTorch itself does not know of."""
+        for key, item in items.items() if isinstance(items, dict) else enumerate(items):
+            if isinstance(item, nn.Module) and id(item) not in self.modules:
+                for inner, module in item.named_modules():
+                    self._add(f"{path}[{key}].{inner}".removesuffix("."), module)
+            elif isinstance(item, torch.Tensor):
+                self._add_tensors("", {f"{path}[{key}]": item}, weight=False)
+
+    def path_of(self, module: nn.Module, parent: Scope) -> str | None:
+        """The path of a module that is called within `parent`; None if it is not a part of the model.
+
+        A module that stands at several places is taken to be called in their order, below the module that calls it.
+        """
+        places = self.modules.get(id(module))
+        if places is None:
+            return parent.path if parent.parent is not None else None
+        if len(places) == 1 or parent.module is module:
+            return places[0] if len(places) == 1 else parent.path
+        prefix = f"{parent.path}." if parent.path else ""
+        below = [path for path in places if path.startswith(prefix)] or places
+        before = sum(1 for child in parent.children if isinstance(child, Scope) and child.module is module)
+        return below[before % len(below)]
+
+
+def clean_path(path: str) -> str:
+    """A module's path without the names that torch.compile puts into it."""
+    return ".".join(part for part in path.split(".") if part != "_orig_mod")
+
+
+def _unpack(kept: tuple[torch.Tensor, int]) -> torch.Tensor:
+    """Raises RuntimeError where PyTorch would without hooks: they switch its own check off."""
+    tensor, version = kept
+    if tensor._version != version:
+        raise RuntimeError(
+            "one of the variables needed for gradient computation has been modified by an inplace operation: "
+            f"{tuple(tensor.shape)} {tensor.dtype} is at version {tensor._version}, expected {version}"
+        )
     return tensor
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    """Where a tensor's memory begins; 0 for tensors that have none of their own (meta, sparse, subclasses)."""
-    with contextlib.suppress(RuntimeError, NotImplementedError):
-        return tensor.untyped_storage().data_ptr()
-    return 0
+    """Which piece of memory a tensor lies in; 0 for tensors that have none of their own (sparse, subclasses)."""
+    try:
+        return tensor.untyped_storage()._cdata
+    except (RuntimeError, NotImplementedError, ValueError):
+        return 0
 
 
 def _file_of(cls: type) -> str:
     forward = getattr(cls, "forward", None)
     return getattr(getattr(forward, "__code__", None), "co_filename", "")
-
-
-_NO_CODE = compile("", "<none>", "exec")
-_KEPT = (bool, int, float, complex, str, slice, torch.dtype, torch.device, type(None), type(Ellipsis))
-_PLAIN_GETTERS = {
-    "shape", "dtype", "device", "ndim", "requires_grad", "is_cuda", "is_leaf", "layout", "grad_fn", "is_sparse",
-    "names", "is_nested", "is_mps", "is_cpu", "is_meta", "is_quantized", "itemsize", "nbytes", "_version",
-    "output_nr", "grad",
-}  # fmt: skip

@@ -3,12 +3,12 @@
 Where a call failed, the lines that had a part in it are gathered: the failing line, those that made its operands, those
 that gave sizes their values, and the constructor's lines that made the layers. To each of them the usual slips are
 undone: a dimension number is moved, a size replaced by another, two arguments exchanged, a transpose put in or taken
-out, a mask sliced, `keepdim=True` added (`edits.py`). A change counts only if the call then runs, and runs with one token
+out, a mask sliced, `keepdim=True` added (`edits.py`). A change counts only if the call then runs, also with one token
 fewer, with one batch row more and in a model of other sizes too. Among those that do, plausibility decides: rows must
 not influence one another, later tokens not earlier ones, the output should have the input's shape, and the smaller and
 nearer change wins.
 
-Nothing of this touches the model: it works on copies of its state (`probe.nothing_changes`), a function's code object is
+Nothing of this touches the model: it works on copies of its state (`probe.nothing_changes`), a function's code is
 exchanged only while a trial runs, and printed output is dropped.
 """
 
@@ -32,12 +32,12 @@ from lab.tracer import probe as probing
 from lab.tracer.card import Failure, climb, is_foreign
 from lab.tracer.edits import Edit, Scenery, edits_of
 from lab.tracer.record import Op, Scope
-from lab.tracer.source import function_node, line_at, read, short_file, statement_at
+from lab.tracer.source import function_node, read, short_file, statement_at
 from lab.tracer.values import Value
 
 SECONDS = 2.0  # how long to search
 MAX_SITES = 24
-PLAUSIBLE = 1.0  # how much worse, in cost, a change may be than the best one before the search ends
+IMPLAUSIBLE = 2.0  # a change whose result is as odd as this is not shown
 
 
 @dataclass
@@ -61,7 +61,8 @@ class Fix:
         old, new = self.edit.shown
         lines = _edited(read(self.file).lines, self.edit)
         fixed = " ".join(lines[self.edit.line - 1].split())
-        return f"{self.edit.why}: `{old}` → `{new}` in {short_file(self.file)}:{self.edit.line}\n      {fixed}\n    tried: {self.tried}"
+        where = f"{short_file(self.file)}:{self.edit.line}"
+        return f"{self.edit.why}: `{old}` → `{new}` in {where}\n      {fixed}\n    tried: {self.tried}"
 
 
 def _edited(lines: list[str], edit: Edit) -> list[str]:
@@ -99,8 +100,8 @@ class _Sites:
     def add(self, code: CodeType, statement: ast.stmt | None, distance: int, module: nn.Module | None = None) -> None:
         if statement is None or is_foreign(code.co_filename) or len(self.found) >= MAX_SITES or distance > 5:
             return
-        if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-            return
+        if isinstance(statement, ast.FunctionDef | ast.ClassDef | ast.Raise | ast.Assert):
+            return  # a check is never the thing to change
         key = (code.co_filename, statement.lineno, statement.col_offset)
         if key in self.found:
             return
@@ -211,6 +212,13 @@ def _sets(statement: ast.stmt, name: str) -> bool:
     return bool(registers and call.args and isinstance(call.args[0], ast.Constant) and call.args[0].value == name)
 
 
+def constructor_line(model: nn.Module, weight: Value) -> tuple[str, int] | None:
+    """Where a parameter or buffer was made: the constructor's line for it, or for the layer it belongs to."""
+    sites = _Sites(model)
+    sites.value(weight, 4)
+    return next((site.place for site in sites.found.values()), None)
+
+
 def gather(trace: Any, failure: Failure) -> list[Site]:
     """The statements that may be at fault, nearest first."""
     sites = _Sites(trace.model)
@@ -295,7 +303,7 @@ class Trials:
             found.fails_elsewhere = True
             return
         found.elsewhere = _flat(output)
-        found.what.append("another model size")
+        found.what.append("in a model of other sizes")
 
 
 @dataclass
@@ -312,9 +320,12 @@ class Outcome:
         first = self.outputs[0]
         if not first:
             return 3.0
-        total = 2.0 * self.fails_elsewhere
+        total = 0.9 * self.fails_elsewhere
         total += 1.0 * any(o.is_floating_point() and not o.isfinite().all() for o in first if o.numel())
-        x = next((t for t in probing._tensors([trials.replay.args, trials.replay.kwargs])), None)
+        x = next(probing.tensors_of([trials.replay.args, trials.replay.kwargs]), None)
+        letters = trials.replay.letters
+        if first[0].ndim >= 2 and "B" in letters:
+            total += 2.0 * (first[0].shape[0] not in (letters["B"], letters["B"] * letters.get("T", 1)))
         if x is not None and x.is_floating_point() and x.ndim >= 3:
             total += 0.8 * (first[0].shape != x.shape)
             if self.elsewhere and first[0].shape == x.shape:
@@ -322,13 +333,13 @@ class Outcome:
         runs = {what[0]: outputs for (what, _, _), outputs in zip(trials.runs, self.outputs, strict=True) if what}
         if "B" in runs:
             total += 1.5 * (not _agree(first[0], runs["B"][0], dim=0))
-        if "T" in runs:
+        if "T" in runs and first[0].ndim >= 2 and first[0].shape[1] == letters["T"]:
             total += 0.6 * (not _agree(first[0], runs["T"][0], dim=1))
         return total
 
 
 def _flat(output: Any) -> list[torch.Tensor]:
-    return [t for t in probing._tensors([output])]
+    return list(probing.tensors_of([output]))
 
 
 def _agree(a: torch.Tensor, b: torch.Tensor, dim: int) -> bool:
@@ -340,40 +351,45 @@ def _agree(a: torch.Tensor, b: torch.Tensor, dim: int) -> bool:
     return a.shape == b.shape and torch.allclose(a.float(), b.float(), atol=1e-4, rtol=1e-3, equal_nan=True)
 
 
-@contextlib.contextmanager
-def changed(code: CodeType, edit: Edit) -> Iterator[bool]:
-    """Within the block the functions of a code object run with an edited source. Yields False if it can't be compiled."""
-    new = _compile(code, edit)
-    functions = [f for f in gc.get_referrers(code) if isinstance(f, types.FunctionType) and f.__code__ is code]
-    if new is None or not functions or new.co_freevars != code.co_freevars:
-        yield False
-        return
-    try:
-        for function in functions:
-            function.__code__ = new
-        yield True
-    finally:
-        for function in functions:
-            function.__code__ = code
+class Exchange:
+    """Runs functions with an edited source."""
+
+    def __init__(self):
+        self._functions: dict[CodeType, list] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, code: CodeType, edit: Edit) -> Iterator[bool]:
+        """Within the block the functions of a code object are changed. Yields False if the edit can't be compiled."""
+        if code not in self._functions:
+            found = gc.get_referrers(code)
+            self._functions[code] = [f for f in found if isinstance(f, types.FunctionType) and f.__code__ is code]
+        functions, new = self._functions[code], _compile(code, edit)
+        if new is None or not functions or new.co_freevars != code.co_freevars:
+            yield False
+            return
+        try:
+            for function in functions:
+                function.__code__ = new
+            yield True
+        finally:
+            for function in functions:
+                function.__code__ = code
 
 
 def _compile(code: CodeType, edit: Edit) -> CodeType | None:
-    """The code of one function after an edit, its lines numbered as in the file."""
+    """The code of one function after an edit, ready to run."""
     node = function_node(code)
     if node is None:
         return None
     lines = _edited(read(code.co_filename).lines, edit)
-    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-    last = node.end_lineno - (edit.end_line - edit.line)
-    body = [line if line.endswith("\n") else line + "\n" for line in lines[node.lineno - 1 : last]]
+    body = lines[node.lineno - 1 : node.end_lineno - (edit.end_line - edit.line)]
     # Indented code goes into a class of its own, which also gives `super()` the cell it looks for.
-    head = "class _:\n" if node.col_offset else "\n"
-    text = "\n" * (node.lineno - 2) + head + "".join(body) if node.lineno > 1 else "".join(body)
+    head = "class _:\n" if node.col_offset else ""
     try:
-        outer = compile(text, code.co_filename, "exec", dont_inherit=True)
+        outer = compile(head + "".join(body), code.co_filename, "exec", dont_inherit=True)
     except (SyntaxError, ValueError):
         return None
-    found = [c for c in _codes(outer) if c.co_name == code.co_name and c.co_firstlineno >= first]
+    found = [c for c in _codes(outer) if c.co_name == code.co_name]
     return found[0] if found else None
 
 
@@ -392,8 +408,8 @@ def mend(trace: Any, failure: Failure, error: Exception) -> tuple[Fix | None, li
     """The most plausible small change that mends a failed call, and the places that come into question."""
     call = trace.calls[-1]
     sites = gather(trace, failure)
-    places = [site.place for site in sites[1:]]
-    if call.replay is None or call.replay.module is None:
+    places = [site.place for site in sites if site.place[1] != failure.line]
+    if call.replay is None or call.replay.module is None or not _may_be_mended(failure, error):
         return None, places
     before = sys.getprofile()
     sys.setprofile(None)
@@ -404,9 +420,24 @@ def mend(trace: Any, failure: Failure, error: Exception) -> tuple[Fix | None, li
         sys.setprofile(before)
 
 
+def _may_be_mended(failure: Failure, error: Exception) -> bool:
+    """Errors of shapes and types. What someone raised on purpose, wrong ids, devices and a full memory are not."""
+    statement = statement_at(failure.frame.f_code, failure.lasti)
+    if isinstance(statement, ast.Raise) or isinstance(error, torch.OutOfMemoryError):
+        return False
+    if failure.op is not None and failure.op.name == "embedding" and isinstance(error, IndexError):
+        return False
+    if failure.op is not None and len({value.device for value in failure.op.inputs()}) > 1:
+        return False
+    return isinstance(error, RuntimeError | ValueError | IndexError | TypeError | AssertionError)
+
+
 def _search(trials: Trials, scenery: Scenery, sites: list[Site], error: Exception) -> Fix | None:
     deadline = time.perf_counter() + SECONDS
+    changed = Exchange()
     candidates = []
+    if any(site.owner is not None for site in sites) and trials.outcome(rebuild=True) is not None:
+        sites = [site for site in sites if site.owner is None]  # newly made it runs: the constructor is not at fault
     for site in sites:
         for edit in edits_of(site.code, site.statement, scenery):
             candidates.append(
@@ -421,14 +452,11 @@ def _search(trials: Trials, scenery: Scenery, sites: list[Site], error: Exceptio
             outcome = trials.outcome(rebuild=site.owner is not None) if done else None
         if outcome is None:
             continue
-        total = cost + outcome.penalty(trials)
-        if best is None or total < best[0]:
-            best = total, Fix(site.code.co_filename, edit, _tried(outcome))
-    return best[1] if best is not None and best[0] < 6 else None
+        penalty = outcome.penalty(trials)
+        if penalty < IMPLAUSIBLE and (best is None or cost + penalty < best[0]):
+            best = cost + penalty, Fix(site.code.co_filename, edit, _tried(outcome))
+    return None if best is None else best[1]
 
 
 def _tried(outcome: Outcome) -> str:
-    return "with this change the call runs" + (f", and with {', '.join(outcome.what)}" if outcome.what else "")
-
-
-__all__ = ["Fix", "gather", "line_at", "mend"]
+    return "the call then runs" + (f", also with {', '.join(outcome.what)}" if outcome.what else "")

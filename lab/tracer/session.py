@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,13 +11,13 @@ import torch
 from torch import nn
 
 from lab.tracer import probe as probing
+from lab.tracer.columns import text_lines
 from lab.tracer.cost import flops, number, saved_bytes
-from lab.tracer.record import Op, Recorder, Scope
+from lab.tracer.naming import Names
+from lab.tracer.record import Recorder, Scope, clean_path
 from lab.tracer.sizes import LETTERS, Namer, field_of, sizes_of
 from lab.tracer.values import Value
-from lab.tracer.view import LEVELS, Row, View, inputs_of, outputs_of, text_lines
-
-MAX_PROBED = 4  # outermost calls that are made again with other sizes; later ones reuse what was learned
+from lab.tracer.view import LEVELS, Row, View, letters_in, no_match
 
 
 class Trace:
@@ -45,16 +44,16 @@ class Trace:
         self.probes: dict[int, list[probing.Probe]] = {}  # by index of the call
         self.namers: list[Namer] = []  # of each call
         self.card: Any = None  # what is known of the exception that ended the session
-        self._params = _Params(self.model)
+        self.params = _Params(self.model)
         self._stance: Any = None
 
     # ---- the session
 
     def __enter__(self) -> Self:
+        letters = sizes_of(self.names) if self.names is not None else {}
         if "torch._dynamo" in sys.modules:  # a compiled model runs no Python to watch: run it plainly meanwhile
             self._stance = torch.compiler.set_stance("force_eager")
             self._stance.__enter__()
-        letters = sizes_of(self.names) if self.names is not None else {}
         measure = None
         if self.stats:
             from lab.tracer.stats import measure
@@ -70,7 +69,12 @@ class Trace:
             if self._stance is not None:
                 self._stance.__exit__(kind, error, traceback)
         self.calls, self.values = recorder.calls, recorder.values
-        self._find_names()
+        self.notes += recorder.notes
+        self._find_names(error)
+        if self.stats:
+            from lab.tracer.stats import first_nonfinite
+
+            self.notes += filter(None, [first_nonfinite(self)])
         if error is not None and self.calls:
             from lab.tracer.card import make_card
 
@@ -84,16 +88,11 @@ class Trace:
 
             check_signatures(self)
 
-    def _find_names(self) -> None:
-        letters = sizes_of(self.names) if self.names is not None else {}
-        for index, call in enumerate(self.calls):
-            if self._probe and index < MAX_PROBED:
-                self.probes[index] = probing.run_probes(call, self.names)
-            probes = self.probes.get(index, [])
-            namer = Namer([letters | call.replay.letters, *(probe.letters for probe in probes)])
-            self.namers.append(namer)
-            if self.names is not None or probes:
-                _give_symbols(call, probes, namer)
+    def _find_names(self, error: BaseException | None) -> None:
+        interrupted = error is not None and not isinstance(error, Exception)  # someone is waiting for it to end
+        found = Names(self.calls, self.values, self.names, self._probe and not interrupted)
+        self.probes, self.namers = found.probes, found.namers
+        self.notes += found.notes
 
     # ---- what was seen
 
@@ -101,19 +100,35 @@ class Trace:
         """The trace as text. full=True opens what is shown closed."""
         if not self.calls:
             return f"{type(self.model).__name__}: nothing recorded (call the model inside the `with trace(...)` block)"
-        return "\n".join([self.header(), *text_lines(self.rows(level), full), *self.notes])
+        rows = self.rows(level)
+        return "\n".join([*self.headers(rows), *text_lines(rows, full), *self.remarks(rows)])
 
-    def header(self, index: int = 0) -> str:
-        """Class, sizes as seen, precision, device, parameters, FLOPs and bytes saved for backward of one call."""
+    def headers(self, rows: list[Row]) -> list[str]:
+        """The line above the rows; several where the calls that are shown differ in their sizes or costs."""
+        calls = range(len(self.calls)) if self.only is None else [0]
+        return list(dict.fromkeys(self.header(index, rows) for index in calls))
+
+    def remarks(self, rows: list[Row]) -> list[str]:
+        """The lines below the rows."""
+        missed = [] if rows or self.only is None else [no_match(self.only, self.calls)]
+        return missed + self.notes + ([str(self.card)] if self.card is not None else [])
+
+    def header(self, index: int = 0, rows: list[Row] | None = None) -> str:
+        """Class, sizes as seen, precision, device, parameters, FLOPs and bytes saved for backward of one call.
+
+        Of the sizes, those whose letters occur in the rows are listed.
+        """
         call = self.calls[index]
+        shown = letters_in(self.rows() if rows is None else rows)
+        sizes = " ".join(f"{name}={sizes[0]}" for name, sizes in self.namers[index].vectors.items() if name in shown)
         parameter = next(self.model.parameters(), None)
         kind = "" if parameter is None else f"{_short(parameter.dtype)} {parameter.device}"
         costs = [
-            f"{self._params.total():,} params" if self._params.total() else "",
+            f"{self.params.total():,} params" if self.params.total() else "",
             number(flops(call), "FLOP") if flops(call) else "",
             f"{number(saved_bytes(call), 'B')} saved for backward" if saved_bytes(call) else "",
         ]
-        title = "  ".join(filter(None, [call.owner or call.function, self.namers[index].legend()]))
+        title = "  ".join(filter(None, [call.owner or call.function, sizes and f"{sizes} (as seen)"]))
         return "   ".join(filter(None, [title, kind, " · ".join(filter(None, costs))]))
 
     def __str__(self) -> str:
@@ -128,7 +143,7 @@ class Trace:
 
     def rows(self, level: str | None = None) -> list[Row]:
         """What the text shows, as a tree of rows."""
-        return View(level or self.level, self._params.text, self.stats, self.timing).rows(self.calls)
+        return View(level or self.level, self.params.text, self.stats, self.timing, self.only).rows(self.calls)
 
     def df(self):
         """Every scope and operation as a pandas table, one row each, in the order of execution."""
@@ -163,28 +178,6 @@ def _short(dtype: torch.dtype) -> str:
     return {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float64": "fp64"}.get(text, text)
 
 
-def _give_symbols(call: Scope, probes: list, namer: Namer) -> None:
-    for value in _values_of(call):
-        if value.shape is None or value.symbols is not None:
-            continue
-        twins = [probe.twins.get(value.index) for probe in probes]
-        value.runs = tuple(
-            (size, *(None if twin is None or twin.shape is None else twin.shape[d] for twin in twins))
-            for d, size in enumerate(value.shape)
-        )
-        value.symbols = tuple(namer.name(sizes) for sizes in value.runs)
-
-
-def _values_of(call: Scope) -> Iterator[Value]:
-    for item in call.walk():
-        if isinstance(item, Op):
-            yield from item.inputs()
-            yield from item.outputs()
-        else:
-            yield from inputs_of(item)
-            yield from outputs_of(item)
-
-
 class _Params:
     """Parameter counts by path, each parameter once: where it stands first. Elsewhere it is `tied→`."""
 
@@ -193,6 +186,7 @@ class _Params:
         self._tied: dict[str, str] = {}
         first: dict[int, str] = {}
         for path, module in model.named_modules(remove_duplicate=False):
+            path = clean_path(path)
             for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
                 full = f"{path}.{name}" if path else name
                 home = first.setdefault(id(parameter), full)
@@ -204,9 +198,13 @@ class _Params:
     def total(self) -> int:
         return sum(self._own.values())
 
-    def text(self, path: str) -> str:
+    def count(self, path: str) -> int:
+        """Of the module at a path, with all inside it."""
         prefix = f"{path}." if path else ""
-        count = sum(size for name, size in self._own.items() if name.startswith(prefix))
+        return sum(size for name, size in self._own.items() if name.startswith(prefix))
+
+    def text(self, path: str) -> str:
+        count, prefix = self.count(path), f"{path}." if path else ""
         tied = [home for name, home in self._tied.items() if name.startswith(prefix) and path]
         parts = [f"{count:,} params" if count else "", f"tied→{tied[0].rsplit('.', 1)[0]}" if tied else ""]
         return " · ".join(filter(None, parts))

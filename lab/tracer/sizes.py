@@ -7,9 +7,11 @@ simplest is shown, and several that are equally simple are shown as such (`H|K`)
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 LETTERS = {  # letter -> the field names under which configs hold that size
@@ -24,29 +26,45 @@ LETTERS = {  # letter -> the field names under which configs hold that size
     "Tmax": ("max_seq_len", "block_size", "n_positions", "max_position_embeddings", "n_ctx"),
 }
 ORDER = "B T S D H G K F V E N Tmax".split()
+INPUTS = ("B", "T", "S")  # letters that the inputs set, each changed by a run of its own; the config sets the others
+SMALL = 4  # up to here a number in the code is as likely as a letter that happens to have that size
 
 
 def sizes_of(names: Any) -> dict[str, int]:
-    """Letters and sizes from a dict of them or from a config's fields. Raises ValueError where there are none."""
-    if isinstance(names, dict):
-        wrong = [name for name, size in names.items() if not isinstance(size, int) or isinstance(size, bool)]
-        if wrong:
-            raise ValueError(f"names[{wrong[0]!r}]={names[wrong[0]]!r}: a size must be an int, such as {{'D': 64}}")
-        return dict(names)
+    """Letters and sizes from a dict of them or from a config's fields. Raises ValueError where there are none.
+
+    A config may itself be a dict, `{"dim": 64, "n_heads": 8}`: it is one if a key is the name of a known field.
+    """
     fields = {letter: field_of(names, letter) for letter in LETTERS}
-    sizes = {letter: int(getattr(names, name)) for letter, name in fields.items() if name is not None}
-    if not sizes:
+    sizes = {letter: int(_get(names, name)) for letter, name in fields.items() if name is not None}
+    if sizes or (isinstance(names, dict) and not names):
+        return sizes
+    if not isinstance(names, dict):
         raise ValueError(f"names={names!r}: give a config with fields such as dim, or a dict such as {{'D': 64}}")
-    return sizes
+    for name, size in names.items():
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise ValueError(f"names[{name!r}]={size!r}: a size must be an int, such as {{'D': 64}}")
+    return dict(names)
 
 
 def field_of(config: Any, letter: str) -> str | None:
     """The field under which a config holds the size of a letter."""
     for name in LETTERS[letter]:
-        value = getattr(config, name, None)
+        value = _get(config, name)
         if isinstance(value, int) and not isinstance(value, bool):
             return name
     return None
+
+
+def _get(config: Any, name: str) -> Any:
+    return config.get(name) if isinstance(config, dict) else getattr(config, name, None)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Finding formulas
+
+Vector = tuple[int, ...]
+Formulas = Iterator[str]
 
 
 class Namer:
@@ -55,142 +73,248 @@ class Namer:
     def __init__(self, runs: list[dict[str, int]]):
         self.runs = runs
         names = sorted(runs[0], key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
-        self.vectors = {name: tuple(run.get(name, runs[0][name]) for run in runs) for name in names}
-        self._cache: dict[tuple, str] = {}
+        self.vectors: dict[str, Vector] = {name: tuple(run.get(name, runs[0][name]) for run in runs) for name in names}
+        self._found: dict[tuple, list[str]] = {}
+        self._tables: dict[tuple, _Table] = {}
 
     def name(self, vector: tuple[int | None, ...]) -> str:
         """The formula for a size; None where a run did not get that far. Its number where no formula fits."""
-        if vector not in self._cache:
-            self._cache[vector] = "|".join(self.fits(vector)) or str(vector[0])
-        return self._cache[vector]
+        return "|".join(self.fits(vector)) or str(vector[0])
 
     def fits(self, vector: tuple[int | None, ...]) -> list[str]:
         """All formulas of the lowest complexity that fit; at most three are listed."""
-        known = [i for i, size in enumerate(vector) if size is not None]
-        sizes = tuple(vector[i] for i in known)
-        letters = {name: tuple(v[i] for i in known) for name, v in self.vectors.items()}
-        constant = len(set(sizes)) == 1
-        if constant and sizes[0] < 2:
-            return [str(sizes[0])]
-        if constant:
-            settled = any(len(set(v)) > 1 for name, v in letters.items() if name not in ("B", "T", "S"))
-            # The same in every run though all else changed: a literal stays a literal.
-            searches = [_letters] if settled else [_letters, _likely]
-        else:
-            searches = [_letters, _pairs, _triples]
-        for formulas in searches:
-            found = list(dict.fromkeys(text for text, value in formulas(letters, sizes) if value == sizes))
-            if found:
-                return found[:3]
-        return []
+        if vector not in self._found:
+            known = tuple(i for i, size in enumerate(vector) if size is not None)
+            if known not in self._tables:
+                self._tables[known] = _Table({name: tuple(v[i] for i in known) for name, v in self.vectors.items()})
+            self._found[vector] = self._tables[known].fits(tuple(vector[i] for i in known))[:3]
+        return self._found[vector]
+
+    def is_sure(self, vector: tuple[int | None, ...]) -> bool:
+        """Whether the formula rests on more than one run for each letter in it: no choice, nothing intricate."""
+        found = self.fits(vector)
+        return len(found) <= 1 and not any(sum(text.count(sign) for sign in "·/+-⌊⌈") > 1 for text in found)
 
     def legend(self) -> str:
         """`B=2 T=16 D=64`"""
         return " ".join(f"{name}={vector[0]}" for name, vector in self.vectors.items())
 
 
-Vectors = dict[str, tuple[int, ...]]
-Formulas = Iterator[tuple[str, tuple]]
+class _Table:
+    """The formulas that a set of runs allows. From simple to intricate: X; X·Y, 2·X, X+1; X·Y/Z, 128·X/Y."""
+
+    def __init__(self, letters: dict[str, Vector]):
+        self.letters = letters
+        self.moving = {name: x for name, x in letters.items() if len(set(x)) > 1}
+
+    def fits(self, sizes: Vector) -> list[str]:
+        if len(set(sizes)) == 1:
+            return self._constant(sizes)
+        levels = [self._letters, self._simple]
+        if len(sizes) > 2:  # from two runs alone too many intricate formulas would fit
+            levels.append(self._intricate)
+        for level in levels:
+            found = list(dict.fromkeys(level(sizes)))
+            if found:
+                return found
+        return []
+
+    def _letters(self, sizes: Vector) -> Formulas:
+        return (name for name, x in self.letters.items() if x == sizes)
+
+    def _constant(self, sizes: Vector) -> list[str]:
+        """A size that was the same in every run: a letter that did not change, or a number in the code."""
+        if sizes[0] < 2:
+            return [str(sizes[0])]
+        found = list(self._letters(sizes))
+        if found:
+            return found + [str(sizes[0])] * (sizes[0] <= SMALL)
+        if any(name not in INPUTS for name in self.moving):
+            return []  # the same though all else changed: a number
+        return [text for text, likely in self._likely() if likely == sizes]
+
+    def _likely(self) -> Iterator[tuple[str, Vector]]:
+        """What is named on the evidence of unchanged sizes alone."""
+        x = self.letters
+        for a, b in (("H", "K"), ("G", "K"), ("B", "T")):
+            if a in x and b in x:
+                yield f"{a}·{b}", _map(lambda p, q: p * q, x[a], x[b])
+        if "K" in x:
+            yield "K/2", tuple(p / 2 for p in x["K"])
+        if "F" in x:
+            yield "2·F", tuple(2 * p for p in x["F"])
+
+    # ---- X·Y, X/Y, n·X, X/n, X+n
+
+    @cached_property
+    def pairs(self) -> dict[str, Vector]:
+        """X·Y and X/Y."""
+        found = {
+            f"{a}·{b}": _map(lambda p, q: p * q, x, y)
+            for (a, x), (b, y) in itertools.combinations_with_replacement(self.letters.items(), 2)
+        }
+        for (a, x), (b, y) in itertools.permutations(self.letters.items(), 2):
+            if all(q and p % q == 0 for p, q in zip(x, y)):
+                found[f"{a}/{b}"] = _map(lambda p, q: p // q, x, y)
+        return found
+
+    @cached_property
+    def _pairs_by_size(self) -> dict[Vector, list[str]]:
+        return _inverted(self.pairs)
+
+    def _simple(self, sizes: Vector) -> Formulas:
+        yield from self._pairs_by_size.get(sizes, [])
+        for name, x in self.moving.items():
+            yield from self._with_number(name, x, sizes)
+            yield from _rounded(name, x, sizes)
+
+    def _with_number(self, text: str, x: Vector, sizes: Vector) -> Formulas:
+        """n·X, X/n, X+n for any number n."""
+        if x == sizes or len(set(x)) == 1:
+            return
+        n = _quotient(sizes, x)
+        if n is not None:
+            yield f"{n}·{text}"
+        n = _quotient(x, sizes)
+        if n is not None:
+            yield f"{text}/{n}"
+        if self._may_shift(text, sizes[0] - x[0]) and len({size - p for size, p in zip(sizes, x)}) == 1:
+            yield f"{text}{sizes[0] - x[0]:+d}"
+
+    def _may_shift(self, text: str, n: int) -> bool:
+        """Whether X+n is likely. Letters of the config all change in one run, so that some X+n often fits by chance."""
+        return abs(n) <= 2 or any(name in INPUTS for name in text.replace("/", "·").split("·"))
+
+    # ---- X·Y·Z, X·Y/Z, X+Y, n·X·Y, n·X/Y, X·Y+n, 2·X+n, X·(Y+n), X/Y·(Z+n)
+
+    @cached_property
+    def _intricate_by_size(self) -> dict[Vector, list[str]]:
+        found: dict[str, Vector] = {}
+        for (a, x), (b, y) in itertools.combinations_with_replacement(self.letters.items(), 2):
+            if a != b:
+                found[f"{a}+{b}"] = _map(lambda p, q: p + q, x, y)
+            for c, z in self.letters.items():
+                if c not in (a, b) and all(q and p % q == 0 for p, q in zip(self.pairs[f"{a}·{b}"], z)):
+                    found[f"{a}·{b}/{c}"] = _map(lambda p, q: p // q, self.pairs[f"{a}·{b}"], z)
+        for count in (3, 4):
+            for names in itertools.combinations(self.letters, count):
+                found["·".join(names)] = tuple(_product(run) for run in zip(*(self.letters[n] for n in names)))
+        return _inverted(found)
+
+    def _intricate(self, sizes: Vector) -> Formulas:
+        yield from self._intricate_by_size.get(sizes, [])
+        for text, x in self.pairs.items():
+            yield from self._with_number(text, x, sizes)
+        for name, x in self.moving.items():
+            n = sizes[0] - 2 * x[0]
+            if n and self._may_shift(name, n) and all(size - 2 * p == n for size, p in zip(sizes, x)):
+                yield f"2·{name}{n:+d}"
+        for text, x in (self.letters | self.pairs).items():
+            yield from self._times_shifted(text, x, sizes)
+
+    def _times_shifted(self, text: str, x: Vector, sizes: Vector) -> Formulas:
+        """X·(Y+n), X/Y·(Z+n)"""
+        if not all(p and size % p == 0 for size, p in zip(sizes, x)):
+            return
+        rest = _map(lambda size, p: size // p, sizes, x)
+        for name, y in self.moving.items():
+            n = rest[0] - y[0]
+            if n and self._may_shift(name, n) and all(size - p == n for size, p in zip(rest, y)):
+                yield f"{text}·({name}{n:+d})"
 
 
-def _letters(letters: Vectors, sizes: tuple) -> Formulas:
-    yield from letters.items()
+def _rounded(name: str, x: Vector, sizes: Vector) -> Formulas:
+    """X/n rounded down or up, where it is no whole number."""
+    for n in range(2, 9):
+        if any(p % n for p in x):
+            if all(p // n == size for p, size in zip(x, sizes)):
+                yield f"⌊{name}/{n}⌋"
+            if all(-(-p // n) == size for p, size in zip(x, sizes)):
+                yield f"⌈{name}/{n}⌉"
 
 
-def _likely(letters: Vectors, sizes: tuple) -> Formulas:
-    """What is named on the evidence of unchanged sizes alone: H·K, G·K, B·T, K/2, 2·F."""
-    for a, b in (("H", "K"), ("G", "K"), ("B", "T")):
-        if a in letters and b in letters:
-            yield f"{a}·{b}", _map(lambda p, q: p * q, letters[a], letters[b])
-    if "K" in letters:
-        yield "K/2", tuple(p / 2 for p in letters["K"])
-    if "F" in letters:
-        yield "2·F", tuple(2 * p for p in letters["F"])
+def _quotient(x: Vector, y: Vector) -> int | None:
+    """The number n > 1 with x = n·y in every run."""
+    if not y[0] or x[0] % y[0]:
+        return None
+    n = x[0] // y[0]
+    return n if n > 1 and all(p == n * q for p, q in zip(x, y)) else None
 
 
-def _pairs(letters: Vectors, sizes: tuple) -> Formulas:
-    """X·Y, X/Y, n·X, X/n, X+n, X-n."""
-    for (a, x), (b, y) in itertools.combinations(letters.items(), 2):
-        yield f"{a}·{b}", _map(lambda p, q: p * q, x, y)
-    for (a, x), (b, y) in itertools.permutations(letters.items(), 2):
-        if all(q and p % q == 0 for p, q in zip(x, y, strict=True)):
-            yield f"{a}/{b}", _map(lambda p, q: p // q, x, y)
-    for a, x in letters.items():
-        if len(set(x)) > 1:
-            for n in (2, 3, 4, 6, 8):
-                yield f"{n}·{a}", tuple(n * p for p in x)
-                yield f"{a}/{n}", tuple(p / n for p in x)
-            offset = sizes[0] - x[0]
-            yield f"{a}{offset:+d}", tuple(p + offset for p in x)
+def _map(function: Callable[[int, int], int], x: Vector, y: Vector) -> Vector:
+    return tuple(function(p, q) for p, q in zip(x, y))
 
 
-def _triples(letters: Vectors, sizes: tuple) -> Formulas:
-    """X·Y·Z, X·Y/Z, 2·X·Y, X·Y/2, X·X, X+Y, X·Y+1, 2·X+n. From two runs alone too many of them would fit."""
-    if len(sizes) < 3:
-        return
-    for (a, x), (b, y) in itertools.combinations_with_replacement(letters.items(), 2):
-        product = _map(lambda p, q: p * q, x, y)
-        yield f"{a}·{b}", product
-        yield f"{a}+{b}", _map(lambda p, q: p + q, x, y)
-        yield f"2·{a}·{b}", tuple(2 * p for p in product)
-        yield f"{a}·{b}/2", tuple(p / 2 for p in product)
-        offset = sizes[0] - product[0]
-        if offset:
-            yield f"{a}·{b}{offset:+d}", tuple(p + offset for p in product)
-        for c, z in letters.items():
-            yield f"{a}·{b}·{c}", _map(lambda p, q: p * q, product, z)
-            if c not in (a, b) and all(z):
-                yield f"{a}·{b}/{c}", _map(lambda p, q: p / q, product, z)
-    for a, x in letters.items():
-        offset = sizes[0] - 2 * x[0]
-        yield f"2·{a}{offset:+d}", tuple(2 * p + offset for p in x)
+def _product(numbers: tuple[int, ...]) -> int:
+    product = 1
+    for number in numbers:
+        product *= number
+    return product
 
 
-def _map(function, x: Iterable[int], y: Iterable[int]) -> tuple[int, ...]:
-    return tuple(function(p, q) for p, q in zip(x, y, strict=True))
+def _inverted(formulas: dict[str, Vector]) -> dict[Vector, list[str]]:
+    found: dict[Vector, list[str]] = {}
+    for text, vector in formulas.items():
+        found.setdefault(vector, []).append(text)
+    return found
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Other sizes to try
 
 
-def other_sizes(sizes: dict[str, int], tied: frozenset[str]) -> dict[str, int]:
+def other_sizes(sizes: dict[str, int], tied: frozenset[str], attempt: int = 0) -> dict[str, int]:
     """Sizes that differ from `sizes`, and from one another in as many formulas as can be, yet build the same model.
 
     tied: relations to keep, of "D=HK" (heads fill the width exactly) and "H=G" (as many key/value heads as queries).
+    attempt: another number gives other sizes.
     """
     H, G, K, D = (sizes.get(name, 1) for name in "HGKD")
-    group = 1 if "H=G" in tied else max(2, H // max(G, 1)) + 1
-    taken = set(sizes.values())
-    g = _free(G + 1, taken, 1)
-    h = g * group
-    taken |= {g, h, 2 * h, 2 * g}
-    k = _free(K + 2 + K % 2, taken, 2)
-    taken |= {k, k // 2, h * k, g * k}
-    d = h * k if "D=HK" in tied else _free(D + 2 + D % 2, taken, 2)
-    taken |= {d, d // 2}
-    other = {"H": h, "G": g, "K": k, "D": d}
-    for name in sizes:
+    taken = _Taken(sizes)
+    group = 1 if "H=G" in tied else max(2, H // max(G, 1)) + 1 + attempt
+    g = taken.free("G", G + 1 + attempt, 1)
+    h = taken.note("H", g * group)
+    k = taken.free("K", K + 2 + K % 2 + 2 * attempt, 2)
+    taken.values |= {h * k, g * k, k // 2}
+    other = {"H": h, "G": g, "K": k, "D": taken.note("D", h * k) if "D=HK" in tied else 0}
+    if "D=HK" not in tied:
+        other["D"] = taken.free("D", D + 2 + D % 2 + 2 * attempt, 2)
+    for name, size in sizes.items():
         if name not in other:
-            other[name] = _free(sizes[name] + 2 + sizes[name] % 2, taken, 2)
-            taken.add(other[name])
+            other[name] = taken.free(name, size + 2 + size % 2 + 2 * attempt, 2)
     return {name: other[name] for name in sizes}
 
 
-def _free(start: int, taken: set[int], step: int) -> int:
-    while start in taken:
-        start += step
-    return start
+class _Taken:
+    """Sizes in use, and by how much letters have grown: two that grew alike could not be told apart in X+n."""
+
+    def __init__(self, sizes: dict[str, int]):
+        self.sizes = sizes
+        self.values = set(sizes.values())
+        self.growths: set[int] = set()
+
+    def free(self, name: str, start: int, step: int) -> int:
+        """The first size from `start` on, going by `step`, that nothing else has."""
+        while start in self.values or start - self.sizes.get(name, 1) in self.growths:
+            start += step
+        return self.note(name, start)
+
+    def note(self, name: str, size: int) -> int:
+        self.values |= {size, 2 * size, size // 2}
+        self.growths.add(size - self.sizes.get(name, 1))
+        return size
 
 
 def with_sizes(config: Any, sizes: dict[str, int]) -> Any:
     """A copy of a config with other sizes. Raises what the config raises where it refuses them."""
     fields = {field_of(config, letter): size for letter, size in sizes.items() if letter in LETTERS}
     fields = {name: size for name, size in fields.items() if name is not None}
+    if isinstance(config, dict):
+        return {**config, **fields} if fields else dict(sizes)
     if dataclasses.is_dataclass(config):
         return dataclasses.replace(config, **fields)
-    import copy
-
+    if hasattr(config, "_replace"):  # a named tuple
+        return config._replace(**fields)
     other = copy.copy(config)
     for name, size in fields.items():
         setattr(other, name, size)

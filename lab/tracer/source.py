@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import linecache
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -25,11 +26,14 @@ class Source:
     lines: list[str]
     tree: ast.Module | None
     statements: list[ast.stmt] = field(default_factory=list)
+    functions: dict[tuple[str, int], ast.FunctionDef] = field(default_factory=dict)  # by name and first line
 
     def text(self, node: ast.AST) -> str:
         """The source of a node on one line."""
-        segment = ast.get_source_segment("".join(self.lines), node) or ""
-        return " ".join(segment.split())
+        lines = [line.encode() for line in self.lines[node.lineno - 1 : node.end_lineno]]
+        lines[-1] = lines[-1][: node.end_col_offset]
+        lines[0] = lines[0][node.col_offset :]
+        return " ".join(b"".join(lines).decode().split())
 
 
 @lru_cache(maxsize=256)
@@ -44,6 +48,10 @@ def _parse(file: str, lines: tuple[str, ...]) -> Source:
             for child in ast.iter_child_nodes(node):
                 child.parent = node
         source.statements = [node for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+        for node in source.statements:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                source.functions[node.name, first] = node
     return source
 
 
@@ -121,8 +129,11 @@ def targets(statement: ast.stmt | None) -> list[ast.expr]:
     return list(first.elts) if isinstance(first, ast.Tuple | ast.List) else [first]
 
 
-def operands(node: ast.expr | None) -> list[ast.expr]:
-    """The parts of an expression that may be tensors: both sides of `a + b`, a method's object, a call's arguments."""
+def operands(node: ast.expr | None, is_module: Callable[[str], bool] = lambda name: False) -> list[ast.expr]:
+    """The parts of an expression that may be tensors: both sides of `a + b`, a method's object, a call's arguments.
+
+    `is_module` says of a name that it is an imported module's, so that `F` in `F.silu(x)` is not taken for an object.
+    """
     if isinstance(node, ast.BinOp):
         return [node.left, node.right]
     if isinstance(node, ast.Compare):
@@ -135,6 +146,8 @@ def operands(node: ast.expr | None) -> list[ast.expr]:
         return [node.target, node.value]
     if isinstance(node, ast.Call):
         owner = [node.func.value] if isinstance(node.func, ast.Attribute) else []
+        if owner and is_module(ast.unparse(owner[0]).split(".")[0]):
+            owner = []
         return owner + list(node.args) + [keyword.value for keyword in node.keywords]
     return []
 
@@ -147,15 +160,7 @@ def short_file(file: str) -> str:
 
 def function_node(code: CodeType) -> ast.FunctionDef | None:
     """The `def` of a code object."""
-    tree = source_of(code).tree
-    if tree is None:
-        return None
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == code.co_name:
-            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            if first == code.co_firstlineno:
-                return node
-    return None
+    return source_of(code).functions.get((code.co_name, code.co_firstlineno))
 
 
 @lru_cache(maxsize=4096)

@@ -17,7 +17,13 @@ class Value:
     from ("parameter layers.0.attn.Wq.weight", "argument 'mask' of MQA.forward").
     """
 
-    __slots__ = ("device", "dtype", "index", "maker", "origin", "runs", "shape", "stats", "symbols", "weight")
+    index = -1  # its place in the order in which a recording first saw its tensors
+    maker: Any = None
+    origin = ""
+    weight = False  # a parameter or buffer of the model
+    runs: tuple[tuple[int | None, ...], ...] = ()  # of each dimension, its size in the run and in each probe
+    symbols: tuple[str, ...] | None = None  # one text for each dimension, once they are known
+    stats: dict[str, float] | None = None
 
     def __init__(self, tensor: torch.Tensor):
         try:
@@ -25,13 +31,6 @@ class Value:
         except RuntimeError:  # strided nested tensors and uninitialised parameters refuse to give one
             self.shape = None
         self.dtype, self.device = tensor.dtype, tensor.device
-        self.index = -1  # its place in the order in which a recording first saw its tensors
-        self.maker: Any = None
-        self.origin = ""
-        self.weight = False  # a parameter or buffer of the model
-        self.runs: tuple[tuple[int | None, ...], ...] = ()  # of each dimension, its size in the run and in each probe
-        self.symbols: tuple[str, ...] | None = None  # one text for each dimension, once they are known
-        self.stats: dict[str, float] | None = None
 
     def __eq__(self, other: object) -> bool:
         """Equal in what is shown of them."""
@@ -61,7 +60,7 @@ class Opaque:
 
 Info = Value | Group | Opaque | str  # a str is a plain value, ready to print
 MAX_ITEMS, MAX_DEPTH, MAX_TEXT = 8, 3, 40
-_PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, slice, type(None), type(Ellipsis))
+PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, slice, type(None), type(Ellipsis))
 
 
 def describe(value: Any, see: Callable[[torch.Tensor], Value] = Value, depth: int = 0) -> Info:
@@ -73,28 +72,42 @@ def describe(value: Any, see: Callable[[torch.Tensor], Value] = Value, depth: in
         return see(value)
     if isinstance(value, torch.Size):
         return str(tuple(value))
-    if isinstance(value, _PLAIN):
-        text = f"{value:.6g}" if type(value) is float else _slice_text(value) if type(value) is slice else repr(value)
-        return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
-    if isinstance(value, tuple | list | dict) and depth < MAX_DEPTH:
+    if isinstance(value, PLAIN):
+        return _plain_text(value)
+    if isinstance(value, (tuple, list, dict)) and depth < MAX_DEPTH:
         return _describe_container(value, see, depth)
     return Opaque(type(value).__name__)  # never repr(): it may be long, slow or raise
 
 
-def _slice_text(value: slice) -> str:
-    ends = ["" if end is None else str(end) for end in (value.start, value.stop)]
-    return ":".join(ends) + ("" if value.step is None else f":{value.step}")
+def _plain_text(value: Any) -> str:
+    if isinstance(value, slice):
+        ends = [_end_text(end) for end in (value.start, value.stop, value.step)]
+        return ":".join(ends[:2] if value.step is None else ends)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = repr(value[:MAX_TEXT] if isinstance(value, (str, bytes)) else value)
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+
+
+def _end_text(end: Any) -> str:
+    return "" if end is None else str(end) if isinstance(end, int) else type(end).__name__
 
 
 def _describe_container(value: tuple | list | dict, see: Callable, depth: int) -> Group:
     if isinstance(value, dict):
-        kind, pairs = "dict", ((str(key), item) for key, item in value.items())
+        kind, pairs = "dict", ((_key_text(key), item) for key, item in value.items())
     elif hasattr(value, "_fields"):  # a named tuple
         kind, pairs = type(value).__name__, zip(value._fields, value, strict=True)
     else:
         kind, pairs = ("list" if isinstance(value, list) else "tuple"), ((None, item) for item in value)
     items = tuple((key, describe(item, see, depth + 1)) for key, item in islice(pairs, MAX_ITEMS))
     return Group(kind, items, len(value) - len(items))
+
+
+def _key_text(key: Any) -> str:
+    if isinstance(key, str):
+        return key[:MAX_TEXT]
+    return _plain_text(key) if isinstance(key, PLAIN) else type(key).__name__
 
 
 def tensors_in(info: Info | None) -> Iterator[Value]:
