@@ -12,7 +12,7 @@ from torch import nn
 
 from config import ModelConfig
 from lab.tracer.stats import first_nonfinite, measure
-from model import GPT, LAYERS, make_context
+from model import GPT, LAYERS
 from tools import LoggingModule, log_io, trace
 
 SMALL = ModelConfig(dim=32, num_layers=2, num_q_heads=4, num_kv_heads=2, head_dim=6, mlp_hidden=80, vocab_size=97,
@@ -121,7 +121,7 @@ class Body(nn.Module):
 
 
 def never_read(self, x):
-    h = self.drop(x)  # lint
+    h = self.drop(x)  # noqa: F841  # lint
     return self.proj(x)
 
 
@@ -151,7 +151,7 @@ def product_discarded(self, x):
 
 
 def both_parts_unused(self, x):
-    a, b = x.chunk(2, dim=-1)  # lint
+    a, b = x.chunk(2, dim=-1)  # noqa: RUF059  # lint
     return self.proj(x)
 
 
@@ -176,7 +176,7 @@ def in_place(self, x):
 def underscore_and_partly_used(self, x):
     _ = self.drop(x)
     _ignored = self.proj(x)
-    a, b = x.chunk(2, dim=-1)
+    a, b = x.chunk(2, dim=-1)  # noqa: RUF059
     return self.proj(torch.cat((a, a), -1))
 
 
@@ -299,7 +299,7 @@ class Outer(LoggingModule):
         if self.how == "explicit":
             return self.inner(x, training=False)
         if self.how == "unpacked":
-            return self.inner(x, **{"training": False})
+            return self.inner(x, **dict(training=False))
         return self.inner(x, training) if self.how == "by place" else self.inner(x, training=training)
 
 
@@ -473,7 +473,7 @@ class Pooled(nn.Module):
     """Needs a length that is a multiple of 4."""
 
     def forward(self, x):
-        B, T, D = x.shape
+        T = x.shape[1]
         pooled = x.unflatten(1, (-1, 4)).mean(2) if T % 4 == 0 else x[:, : T // 4]
         return x + pooled.repeat_interleave(4, dim=1)
 
@@ -572,7 +572,7 @@ class KeepsInOrder(nn.Module):
         self.blocks = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
         self.order = [self.blocks[1], self.blocks[0]]
         self.first = self.blocks[0].weight
-        self.cache, self.seen, self.run = None, {}, self.blocks[0].forward
+        self.cache, self.seen, self.run = None, {}, self.blocks[0].forward  # the last: of a registered module
 
     def forward(self, x):
         for block in self.order:

@@ -175,7 +175,7 @@ def test_a_failed_call_is_marked():
     with pytest.raises(RuntimeError), trace(model) as tr:
         model(torch.randint(97, (3, 5)))
     assert find(tr, "▸ x = layers.1").split("   ")[1].strip() == "x (B,T,D)  ctx → ✗"
-    assert re.search(r"return Wdown +:\d+ +\(B,T,F\) → ✗", str(tr))
+    assert re.search(r"return +Wdown +:\d+ +\(B,T,F\) → ✗", str(tr))
 
 
 # ---------------------------------------------------------------------------------------------------- only
@@ -293,6 +293,29 @@ def test_html_escapes_what_users_write(plain):
     assert parsed.tags <= {"style", "pre", "details", "summary", "span", "i", "b"}
     assert "<script>" in "".join(parsed.all) and "<script>" not in page
     assert " <b>& " in "".join(parsed.all)
+
+
+class Wasteful(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.drop, self.out = nn.Dropout(0.1), nn.Linear(6, 6)
+        self.idle = nn.Linear(2, 2)
+
+    def forward(self, x):
+        self.drop(x)
+        return self.out(x)
+
+
+def test_html_has_badges_for_lints():
+    model = Wasteful()
+    with trace(model) as tr:
+        model(torch.randn(3, 5, 6))
+    kinds = [lint.kind for lint in tr.lints]
+    page = tr._repr_html_()
+    lines = "".join(Elements(page).seen).splitlines()
+    assert sorted(kinds) == ["uncalled", "unused"]
+    assert "⚠ unused" in next(line for line in lines if " drop " in line) and page.count("⚠ unused") == 1
+    assert "⚠" in lines[-1] and "idle" in lines[-1], "what has no row stands below"
 
 
 def test_a_notebook_gets_text_beside_html(ten):

@@ -130,7 +130,7 @@ def _add_hint(card: Card, trace: Any, failure: Failure, error: BaseException) ->
         card.hint = card.fix.text()
         return
     card.hint = hint_for(trace, failure, error, {id(o.value): o.text for o in card.operands})
-    card.places = places[:3]
+    card.places = places[:3] if failure.op is not None or isinstance(error, AssertionError) else []
     if card.places:
         card.hint += ("\n        " if card.hint else "") + "look at " + ", ".join(f":{line}" for _, line in card.places)
 

@@ -33,7 +33,8 @@ class Columns:
         self.full = full
         flat = list(self._flat(rows, 0, full or spare))
         lines = [(row, depth) for row, depth in flat if not row.is_scope]
-        self.names = min(max((len(row.names) for row, _ in lines), default=0), MAX_NAMES)
+        names = (len(row.names) for row, _ in self._flat(rows, 0, full) if not row.is_scope)
+        self.names = min(max(names, default=0), MAX_NAMES)
         self.place = max((len(row.place) for row, _ in lines), default=0)
         wide = [2 * depth + len(self._left(row)) + 1 + self.place for row, depth in lines]
         scopes = [
@@ -51,7 +52,7 @@ class Columns:
                 yield from self._flat(row.children, depth + 1, closed)
 
     def _left(self, row: Row) -> str:
-        return f"▸ {row.label}" if row.is_scope else f"  {row.names:<{self.names}} {row.label}"
+        return f"▸ {row.label}" if row.is_scope else f"  {row.names:<{self.names}}  {row.label}"
 
     def _extra(self, row: Row) -> str:
         count = row.lines() if row.folded and not self.full else 0

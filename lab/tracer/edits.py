@@ -315,9 +315,10 @@ class _Editor:
         base = self.text(node)
         wrapped = f"({base})" if isinstance(node, ast.BinOp | ast.UnaryOp | ast.Compare | ast.BoolOp) else base
         parent = getattr(node, "parent", None)
-        is_function = isinstance(parent, ast.Call) and parent.func is node
-        if is_function:
+        if isinstance(parent, ast.Call) and parent.func is node:
             return
+        if isinstance(parent, ast.Attribute) and parent.attr in ("shape", "size", "dtype", "device", "ndim"):
+            return  # only asked for its size: another shape would be a trick, not a remedy
         for suffix, cost, why in self.suffixes(shape, isinstance(parent, ast.Attribute)):
             end = (node.end_lineno, node.end_col_offset)
             new = wrapped + suffix

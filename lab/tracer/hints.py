@@ -106,7 +106,7 @@ def hint_for(trace: Any, failure: Any, error: BaseException, texts: dict[int, st
 def _replaced_part(trace: Any, values: list[Value]) -> str:
     """A weight of the failing operation that the model's own constructor makes in another shape."""
     call = trace.calls[-1]
-    if trace.names is None or call.replay is None or call.replay.module is None:
+    if not trace.probe or trace.names is None or call.replay.module is None:
         return ""
     sizes = sizes_of(trace.names)
     try:
@@ -128,7 +128,7 @@ def _replaced_part(trace: Any, values: list[Value]) -> str:
 def _state_of_other_rows(trace: Any) -> str:
     """An input beside the first, such as a context with decode state, that was made for another number of rows."""
     replay = trace.calls[-1].replay
-    rows = replay.letters.get("B") if replay is not None else None
+    rows = replay.letters.get("B")
     for value in [*replay.args[1:], *replay.kwargs.values()] if rows is not None else ():
         cache = getattr(value, "cache", None)
         if not isinstance(cache, dict):

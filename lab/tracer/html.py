@@ -52,33 +52,20 @@ def page(trace: Any) -> str:
         return f"<pre>{escape(str(trace))}</pre>"
     rows = trace.rows()
     columns = Columns(rows, spare=True)
-    painter = _Painter(dict.fromkeys(name for namer in trace.namers for name in namer.vectors))
+    lints = [] if trace.card is not None else trace.lints  # where a call failed, its card says what matters
+    painter = _Painter((name for namer in trace.namers for name in namer.vectors), lints)
     parts = [f'<span class="r">{painter.header(text)}\n</span>' for text in trace.headers(rows)]
     parts += [painter.row(columns, row, 0) for row in rows]
-    parts += [f'<span class="r w">{escape(text)}\n</span>' for text in trace.remarks(rows)]
-    return f'<style>{_STYLE}{painter.colours()}</style><pre class="lab-trace">{"".join(parts)}</pre>'
-
-
-_TINTS = {"added": "46,160,67,.16", "removed": "248,81,73,.16", "changed": "210,153,34,.14"}
-
-
-def block(lines: Iterable[tuple[str, str]], letters: Iterable[str]) -> str:
-    """Lines of text as HTML. Each comes as (kind, text); the kinds of `_TINTS` have a background of their own."""
-    painter = _Painter(letters)
-    parts = []
-    for kind, text in lines:
-        tint = f' style="background:rgba({_TINTS[kind]})"' if kind in _TINTS else ""
-        marked = painter.header(text) if kind == "head" else painter.shapes(text)
-        marked = re.sub("(?:│ )+", r'<span class="g">\g<0></span>', marked, count=1)
-        parts.append(f'<span class="r"{tint}>{marked}\n</span>')
+    remarks = trace.remarks(rows) + [f"⚠ {lint}" for lint in painter.lints]
+    parts += [f'<span class="r w">{escape(text)}\n</span>' for text in remarks]
     return f'<style>{_STYLE}{painter.colours()}</style><pre class="lab-trace">{"".join(parts)}</pre>'
 
 
 class _Painter:
-    """Marks up lines: a colour for each letter, and what to show on hovering."""
+    """Marks up lines: a colour for each letter, what to show on hovering, badges for `lints`: those not shown yet."""
 
-    def __init__(self, letters: Iterable[str]):
-        letters = list(letters)
+    def __init__(self, letters: Iterable[str], lints: Iterable[Any] = ()):
+        letters, self.lints = list(dict.fromkeys(letters)), list(lints)
         own = [letter for letter in letters if letter not in COLOURS]
         free = [letter for letter in ORDER if letter not in letters] or ORDER
         shades = {letter: free[i % len(free)] for i, letter in enumerate(own)}
@@ -99,13 +86,21 @@ class _Painter:
         shapes = self.shapes(line.shapes)
         if row.sizes:
             shapes = shapes.replace(row.sizes, _quiet(row.sizes))
-        text = f"{guide}{left}{_quiet(line.place)}{shapes}{_quiet(line.extra)}".rstrip()
+        shapes = shapes.replace("✗", '<span class="w">✗</span>')
+        text = f"{guide}{left}{_quiet(line.place)}{shapes}{_quiet(line.extra)}".rstrip() + self._badges(row)
         title = escape(_title(row))
         if not row.children:
             return f'<span class="r" title="{title}">{text}\n</span>'
         inner = "".join(self.row(columns, child, depth + 1) for child in row.children)
         opened = "" if row.folded else " open"
         return f'<details{opened}><summary title="{title}">{text}\n</summary>{inner}</details>'
+
+    def _badges(self, row: Row) -> str:
+        """Of each lint about the lines of this row its kind, once."""
+        file, first, last = _span(row)
+        mine = [lint for lint in self.lints if lint.file == file and first <= lint.line <= last]
+        self.lints = [lint for lint in self.lints if lint not in mine]
+        return "".join(f'   <span class="w" title="{escape(lint.text)}">⚠ {lint.kind}</span>' for lint in mine)
 
     def shapes(self, text: str) -> str:
         """Letters for dimensions in their colours: the words between parentheses."""
@@ -135,17 +130,25 @@ def _scope(row: Row) -> str:
     return f'<span class="{"m" if row.children else "g"}">▸</span> {escape(names)}<b>{escape(title)}</b>{_quiet(about)}'
 
 
+def _span(row: Row) -> tuple[str, int, int]:
+    """File, first and last line of the statement that a line of the trace stands for, or that makes a call."""
+    item = row.items[0]
+    code, statement = item.parent.code, statement_at(item.parent.code, item.lasti)
+    if statement is None or hasattr(statement, "body"):  # of a loop or condition, what runs is its first line
+        return code.co_filename, line_at(code, item.lasti), line_at(code, item.lasti)
+    return code.co_filename, statement.lineno, statement.end_lineno
+
+
 def _title(row: Row) -> str:
     """What is shown on hovering: file and line, the source there, and shapes in numbers."""
     item, lines = row.items[0], []
     if row.is_scope and not item.code.co_filename.startswith(FOREIGN):
         lines.append(f"{short_file(item.code.co_filename)}:{item.code.co_firstlineno}  def {item.function}")
     if item.parent.parent is not None:  # where it was called from
-        code, statement = item.parent.code, statement_at(item.parent.code, item.lasti)
-        source = source_of(code).text(statement) if statement is not None else ""
+        file, first, last = _span(row)
+        source = " ".join(" ".join(source_of(item.parent.code).lines[first - 1 : last]).split())
         source = source if len(source) <= MAX_SOURCE else source[: MAX_SOURCE - 1] + "…"
-        line = line_at(code, item.lasti) if statement is None else statement.lineno
-        lines.append(f"{short_file(code.co_filename)}:{line}  {source}".rstrip())
+        lines.append(f"{short_file(file)}:{first}  {source}".rstrip())
     lines.append(" → ".join(filter(None, map(_numbers, row_ends(row)))))
     return "\n".join(filter(None, lines))
 
@@ -153,3 +156,21 @@ def _title(row: Row) -> str:
 def _numbers(values: list[Value]) -> str:
     more = [f"… {len(values) - MAX_TENSORS} more"] if len(values) > MAX_TENSORS else []
     return " ".join([numbers(value) for value in values[:MAX_TENSORS]] + more)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Comparisons
+
+_TINTS = {"added": "46,160,67,.16", "removed": "248,81,73,.16", "changed": "210,153,34,.14"}
+
+
+def block(lines: Iterable[tuple[str, str]], letters: Iterable[str]) -> str:
+    """Lines of text as HTML. Each comes as (kind, text); the kinds of `_TINTS` have a background of their own."""
+    painter = _Painter(letters)
+    parts = []
+    for kind, text in lines:
+        tint = f' style="background:rgba({_TINTS[kind]})"' if kind in _TINTS else ""
+        marked = painter.header(text) if kind == "head" else painter.shapes(text)
+        marked = re.sub("(?:│ )+", r'<span class="g">\g<0></span>', marked, count=1)
+        parts.append(f'<span class="r"{tint}>{marked}\n</span>')
+    return f'<style>{_STYLE}{painter.colours()}</style><pre class="lab-trace">{"".join(parts)}</pre>'

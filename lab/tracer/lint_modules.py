@@ -26,10 +26,11 @@ def hidden(trace) -> Iterator[Lint]:
     model: nn.Module = trace.model
     known = {id(m) for m in model.modules()} | {id(p) for p in model.parameters()} | {id(b) for b in model.buffers()}
     for path, module in model.named_modules():
-        if type(module).__module__.startswith("torch."):
+        if _is_torchs(type(module)):
             continue
         for name, value in vars(module).items():
-            found = [part for part in _parts(value) if id(part) not in known] if name not in _TORCHS_OWN else []
+            own = name not in (*_TORCHS_OWN, "cfg", "config") and value is not trace.names
+            found = [part for part in _parts(value) if id(part) not in known] if own else []
             text = _hidden_text(module, name, value, found)
             if text:
                 where = f"{path}.{name}" if path else name
@@ -71,7 +72,7 @@ def _hidden_text(module: nn.Module, name: str, value: Any, found: list) -> str:
 
 def _functions(cls: type) -> Iterator[tuple[str, ast.AST]]:
     for owner in cls.__mro__:
-        if owner.__module__.startswith("torch.") or owner is object:
+        if _is_torchs(owner) or owner is object:
             continue
         for name, member in vars(owner).items():
             code = getattr(inspect.unwrap(getattr(member, "__func__", member)), "__code__", None)
@@ -130,33 +131,49 @@ def uncalled(trace) -> Iterator[Lint]:
         return
     called, used = _reached(trace)
     for name, child in trace.model.named_children():
-        yield from _below(name, child, trace.model, called, used)
+        yield from _below(name, child, (type(trace.model), name), called, used)
 
 
 def _reached(trace) -> tuple[set[int], set[int]]:
     """Ids of the modules whose methods ran, and of the parameters that operations took."""
-    modules = dict(trace.model.named_modules(remove_duplicate=False))
     parameters = dict(trace.model.named_parameters(remove_duplicate=False))
     called, used = set(), set()
     for call in trace.calls:
         for item in call.walk():
-            if isinstance(item, Scope) and item.owner and item.path in modules:
-                called.add(id(modules[item.path]))
+            if isinstance(item, Scope) and item.owner:
+                called.add(id(_at(trace.model, item.path)))
             for value in item.inputs() if isinstance(item, Op) else ():
                 if value.weight and value.origin in parameters:
                     used.add(id(parameters[value.origin]))
     return called, used
 
 
-def _below(path: str, module: nn.Module, parent: nn.Module, called: set[int], used: set[int]) -> Iterator[Lint]:
+def _at(model: nn.Module, path: str) -> Any:
+    """What stands at a path such as `layers.0` or `order[0].proj`; None if there is nothing."""
+    found: Any = model
+    for part in filter(None, path.split(".")):
+        name, _, key = part.partition("[")
+        found = getattr(found, name, None)
+        if key:
+            items = dict(enumerate(found)) if isinstance(found, list | tuple) else found or {}
+            found = {str(place): item for place, item in items.items()}.get(key.rstrip("]"))
+    return found
+
+
+def _below(path: str, module: nn.Module, home: tuple, called: set[int], used: set[int]) -> Iterator[Lint]:
+    """The uncalled modules at and below one. `home`: the class of one's own, and its attribute, that it stands in."""
     bare = isinstance(module, _CONTAINERS) or type(module).forward is nn.Module.forward
     reached = id(module) in called or any(id(parameter) in used for parameter in module.parameters())
     if not (bare or reached):
-        remedy = "call it in forward, or remove it"
-        text = f"{path} ({type(module).__name__}) was never called, nor were its parameters used; {remedy}"
-        yield Lint("uncalled", text, *_place(type(parent), path.rpartition(".")[2]))
+        text = f"{path} ({type(module).__name__}) was never called; call it in forward, or remove it"
+        yield Lint("uncalled", text, *_place(*home))
         return
-    if type(module).__module__.startswith("torch.") and not isinstance(module, (nn.Sequential, *_CONTAINERS)):
+    foreign = _is_torchs(type(module))
+    if foreign and not isinstance(module, (nn.Sequential, *_CONTAINERS)):
         return  # PyTorch's own modules may take shortcuts past their parts
     for name, child in module.named_children():
-        yield from _below(f"{path}.{name}", child, module, called, used)
+        yield from _below(f"{path}.{name}", child, home if foreign else (type(module), name), called, used)
+
+
+def _is_torchs(cls: type) -> bool:
+    return cls.__module__.startswith("torch.")

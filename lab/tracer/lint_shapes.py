@@ -1,4 +1,4 @@
-"""Lints about shapes: products over differently named dimensions, unintended broadcasting, coincidences of sizes."""
+"""Lints about shapes: sizes that are equal by coincidence alone, unintended broadcasting."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from lab.tracer.cost import COUNTED
 from lab.tracer.lint_base import Item, Lint, in_own_code, lint_at
 from lab.tracer.record import Op, Scope
+from lab.tracer.sizes import INPUTS
 from lab.tracer.source import expression_at, source_of
 from lab.tracer.values import Value, numbers, shape_text, tensors_in
 
@@ -30,8 +31,8 @@ _MATMULS = {"matmul", "__matmul__", "mm", "bmm", "mv", "dot"}
 # Which dimensions meet
 
 
-def contracted(op: Op) -> list[Pair]:
-    """The pairs of dimensions that a matrix product, einsum or attention sums over."""
+def multiplied(op: Op) -> list[Pair]:
+    """The pairs of dimensions that must be equal in a matrix product, einsum or attention."""
     tensors = op.inputs()
     if op.name in _MATMULS and len(tensors) == 2:
         a, b = tensors
@@ -50,14 +51,13 @@ def contracted(op: Op) -> list[Pair]:
 
 
 def _einsum_pairs(equation: str, tensors: list[Value]) -> list[Pair]:
-    inputs, arrow, output = equation.partition("->")
-    terms = inputs.split(",")
-    if "..." in equation or not arrow or len(terms) != len(tensors):
+    terms = equation.partition("->")[0].split(",")
+    if "..." in equation or len(terms) != len(tensors):
         return []
     pairs, first = [], {}
     for term, value in zip(terms, tensors):
         for dim, letter in enumerate(term[: len(value.shape)]):
-            if letter in first and letter not in output:
+            if letter in first:
                 pairs.append((*first[letter], value, dim))
             first.setdefault(letter, (value, dim))
     return pairs
@@ -77,46 +77,26 @@ def aligned(op: Op) -> list[Pair]:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Contractions of differently named dimensions
-
-
-def contractions(trace) -> Iterator[Lint]:
-    """Products over dimensions that have different names: equal in this run, different in another one."""
-    for index, call in enumerate(trace.calls):
-        trusted = [0, *(i + 1 for i, probe in enumerate(trace.probes.get(index, [])) if not probe.ambiguous)]
-        for op in (item for item in call.walk() if isinstance(item, Op) and not item.failed):
-            for pair in contracted(op):
-                text = _differing(pair, trusted)
-                item = in_own_code(op)
-                if text and item is not None:
-                    yield lint_at(item, "contraction", f"`{_quote(item)}` {text}; is a transpose missing?")
-
-
-def _differing(pair: Pair, trusted: list[int]) -> str:
-    a, i, b, j = pair
-    if a.weight or b.weight or not a.runs or not b.runs:  # a matrix made for one length is meant
-        return ""
-    ours, theirs = a.runs[i], b.runs[j]
-    known = [n for n in trusted if n < min(len(ours), len(theirs)) and None not in (ours[n], theirs[n])]
-    if all(ours[n] == theirs[n] for n in known):
-        return ""
-    return f"sums over {a.symbols[i]} of {shape_text(a)} and {b.symbols[j]} of {shape_text(b)}, both {ours[0]} here"
-
-
-# --------------------------------------------------------------------------------------------------------------------
 # Coincidences: what works with these sizes alone
 
 
 def coincidences(trace) -> Iterator[Lint]:
-    """Operations that failed in a probe because two dimensions were no longer equal."""
+    """Operations that failed in a probe because two dimensions were no longer equal, as in a forgotten transpose."""
     for index, probes in trace.probes.items():
-        call = trace.calls[index]
-        if call.failed:
-            continue
+        call, known = trace.calls[index], trace.namers[index].runs[0]
         for probe in probes:
+            changed = {letter for letter in INPUTS if probe.letters.get(letter) != known.get(letter)}
+            other_ran = any(other.complete and _changes(other, changed, known) for other in probes)
             op = probe.failed_at
-            if isinstance(op, Op) and _is_shape_error(probe.error) and _is_certain(probe, op):
-                yield from _coincidence(trace, index, probe, op)
+            if call.failed or other_ran or not isinstance(op, Op) or not _is_shape_error(probe.error):
+                continue  # the second: a length that must be even, say, and was not
+            twins = _recorded(trace, probe)
+            if all(_is_read_right(leaf, probe, twins, known) for value in op.inputs() for leaf in _leaves(value)):
+                yield from _coincidence(trace.namers[index], probe, op, changed, twins)
+
+
+def _changes(probe: Any, letters: set[str], known: dict[str, int]) -> bool:
+    return bool(letters) and all(probe.letters.get(letter) != known.get(letter) for letter in letters)
 
 
 _SHAPE_ERROR = re.compile(r"size|shape|match|multipl|dimension|broadcast|einsum|expand", re.IGNORECASE)
@@ -126,63 +106,71 @@ def _is_shape_error(error: Exception | None) -> bool:
     return isinstance(error, RuntimeError) and bool(_SHAPE_ERROR.search(str(error)))
 
 
-def _is_certain(probe: Any, op: Op) -> bool:
-    """Whether the failure can't come from an input that was misread: the first input's leading dims are known."""
-    if not probe.ambiguous:
-        return True
+def _recorded(trace, probe: Any) -> dict[int, Value]:
+    """By index of a tensor in the probe, the one in its place in the recorded run."""
+    found = {twin.index: trace.values[index] for index, twin in probe.twins.items()}
+    weights = {value.origin: value for value in trace.values if value.weight}
+    values = (v for item in probe.call.walk() if isinstance(item, Op) for v in item.inputs() if v.weight)
+    return found | {value.index: weights[value.origin] for value in values if value.origin in weights}
+
+
+def _is_read_right(leaf: Value, probe: Any, twins: dict[int, Value], known: dict[str, int]) -> bool:
+    """Whether an input got the sizes it should have: a 16 in a second input may mean T or K, and that is a guess."""
     given = (value for argument in probe.call.arguments for value in tensors_in(argument.info))
-    first = next(given, None)
-    return all(leaf is first or leaf.weight for value in op.inputs() for leaf in _leaves(value))
+    if leaf.weight or leaf is next(given, None):
+        return True
+    twin = twins.get(leaf.index)
+    changed = {known.get(letter) for letter, size in probe.letters.items() if known.get(letter) != size}
+    return twin is not None and bool(twin.shape) and not changed & set(twin.shape)
 
 
-def _leaves(value: Value, seen: set[int] | None = None) -> Iterator[Value]:
+def _leaves(value: Value) -> list[Value]:
     """The tensors that no recorded operation made, from which a tensor was computed."""
-    seen = set() if seen is None else seen
-    if value.index in seen:
-        return
-    seen.add(value.index)
-    if value.maker is None:
-        yield value
-        return
-    for source in value.maker.inputs():
-        yield from _leaves(source, seen)
+    found, open_, seen = [], [value], set()
+    while open_:
+        value = open_.pop()
+        if value.index in seen:
+            continue
+        seen.add(value.index)
+        if value.maker is None:
+            found.append(value)
+        else:
+            open_ += value.maker.inputs()
+    return found
 
 
-def _coincidence(trace, index: int, probe: Any, op: Op) -> Iterator[Lint]:
-    recorded = {id(twin): trace.values[i] for i, twin in probe.twins.items() if i < len(trace.values)}
-    namer, item = trace.namers[index], in_own_code(op)
-    for a, i, b, j in contracted(op) + aligned(op):
-        ours, theirs = recorded.get(id(a)), recorded.get(id(b))
+def _coincidence(namer, probe: Any, op: Op, changed: set[str], twins: dict[int, Value]) -> Iterator[Lint]:
+    item = in_own_code(op)
+    for a, i, b, j in multiplied(op) + aligned(op):
+        ours, theirs = twins.get(a.index), twins.get(b.index)
         if a.shape[i] == b.shape[j] or ours is None or theirs is None or ours.shape[i] != theirs.shape[j]:
             continue
-        if op.name not in ELEMENTWISE and (a.weight or b.weight):  # a matrix made for one length is meant
-            continue
-        letters = _letters(namer, ours, i, theirs, j, probe)
-        if letters and item is not None:
-            message = str(probe.error).strip().partition("\n")[0]
-            message = message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
-            equal = f"{' = '.join(letters)} = {ours.shape[i]}"
-            text = f"`{_quote(item)}` works only because {equal} (fails with {probe.what}: {message})"
+        if changed and op.name not in ELEMENTWISE and (a.weight or b.weight):
+            continue  # a matrix that mixes positions is made for one length
+        names = _different_names(ours.symbols[i], theirs.symbols[j], changed, namer)
+        if names and item is not None:
+            equal = f"{' = '.join(names)} = {ours.shape[i]}"
+            remedy = "" if op.name in ELEMENTWISE else "; is a transpose missing?"
+            message = f"fails with {probe.what}: {_first_line(probe.error)}"
+            text = f"`{_quote(item)}` works only because {equal} ({message}){remedy}"
             yield lint_at(item, "coincidence", text)
             return
 
 
-def _letters(namer, ours: Value, i: int, theirs: Value, j: int, probe: Any) -> list[str]:
-    """Names of the two dimensions, if it is plain that they should not be equal: one follows a letter, one does not."""
-    names = [_name(ours, i, namer), _name(theirs, j, namer)]
-    changed = [letter for letter in ("T", "B", "S") if probe.letters.get(letter) != namer.runs[0].get(letter)]
-    if changed:
-        moved = [n for n in names if n in changed]
-        others = [n for n in names if n not in moved]
-        fixed = [n for n in others if not set(re.findall(r"[A-Za-z]+", n)) & set(changed)]
-        return [*moved, *(n for n in fixed if not n.isdigit())] if len(moved) == len(fixed) == 1 else []
-    letters = all(name in namer.vectors for name in names)
-    return names if letters and names[0] != names[1] else []
+def _different_names(ours: str, theirs: str, changed: set[str], namer) -> list[str]:
+    """The names of two dimensions, if it is plain that they need not be equal: one follows a letter, one does not."""
+    if not changed:  # a model of other sizes
+        return [ours, theirs] if ours != theirs and {ours, theirs} <= namer.vectors.keys() else []
+    moved, fixed = (ours, theirs) if ours in changed else (theirs, ours)
+    fits = [text for text in fixed.split("|") if not changed & set(re.findall(r"[A-Za-z]+", text))]
+    if moved not in changed or not fits:
+        return []
+    return [moved] if fits[0].isdigit() else [moved, fits[0]]
 
 
-def _name(value: Value, dim: int, namer) -> str:
-    """A letter if one fits all runs, else the formula, else the number."""
-    return value.symbols[dim] if value.symbols else str(value.shape[dim])
+def _first_line(error: Exception) -> str:
+    message = str(error).strip().partition("\n")[0]
+    return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -2,9 +2,8 @@
 
 unused        a result that is never used: a dropout that is called and discarded, a name that is never read
 flag          a flag such as `training` or `causal` that a function had and did not hand on
-contraction   a matrix product over dimensions with different names
+coincidence   a matrix product or other operation that works only because two differently named sizes are equal
 broadcast     an elementwise operation that stretches both of its operands, which nobody asked for
-coincidence   an operation that works only because two sizes happen to be equal
 hidden        a tensor, parameter or module in a plain attribute, list or dict, where PyTorch does not see it
 uncalled      a registered submodule that is never called
 """
@@ -17,9 +16,9 @@ from typing import Any
 from lab.tracer.lint_base import Lint
 from lab.tracer.lint_code import flags, unused
 from lab.tracer.lint_modules import hidden, uncalled
-from lab.tracer.lint_shapes import broadcasts, coincidences, contractions
+from lab.tracer.lint_shapes import broadcasts, coincidences
 
-_FINDERS = (unused, flags, coincidences, contractions, broadcasts, hidden, uncalled)
+_FINDERS = (unused, flags, coincidences, broadcasts, hidden, uncalled)
 
 
 class Lints(list):
@@ -39,7 +38,7 @@ def find(trace: Any) -> Lints:
     found: dict[tuple, Lint] = {}
     for finder in _FINDERS:
         for lint in finder(trace):
-            same = ("contraction" if lint.kind == "coincidence" else lint.kind, lint.file, lint.line)
-            key = (*same, lint.text) if lint.kind in ("hidden", "uncalled", "flag") else same
-            found.setdefault(key, lint)
+            place = (lint.kind, lint.file, lint.line)
+            several = lint.kind in ("hidden", "uncalled", "flag")  # of one line
+            found.setdefault((*place, lint.text) if several else place, lint)
     return Lints(found.values())

@@ -48,7 +48,7 @@ class Names:
 
     def _probed(self, index: int, call: Scope, own: dict[str, int]) -> tuple[Namer, dict[int, tuple[Sizes, ...]]]:
         probes = self.probes[index] = run_probes(call, self.config)
-        self.notes += [note for note in (probe.note() for probe in probes) if note and note not in self.notes]
+        self.notes += [note for note in _notes(probes) if note not in self.notes]
         values = self._values_of(index)
         namer, runs = Namer([own, *(probe.letters for probe in probes)]), _runs(values, probes)
         open_letters = _open_letters(values, runs, namer)
@@ -74,6 +74,12 @@ class Names:
         """Whether each tensor here has a twin of the same shape there."""
         values = self._values_of(index)
         return all(v.index in twins and twins[v.index].shape == v.shape for v in values) and not call.failed
+
+
+def _notes(probes: list[Probe]) -> list[str]:
+    """What is to be said of the runs that did not go as the recorded one; nothing of those that others stand in for."""
+    known = {letter for probe in probes if probe.complete for letter in probe.what.split("=")[:1]}
+    return [p.note() for p in probes if p.note() and (p.error is not None or p.what.split("=")[0] not in known)]
 
 
 def _runs(values: list[Value], probes: list[Probe]) -> dict[int, tuple[Sizes, ...]]:

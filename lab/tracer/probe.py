@@ -1,9 +1,9 @@
 """Making a recorded call again with other sizes, without leaving a trace of it (see `isolate`).
 
 Three runs, under `no_grad`: one token fewer, one batch row more, and other sizes of the model itself. What comes of it:
-names for dimensions (`naming`, `sizes`), and shape coincidences: a transpose that was forgotten, and only worked since T
-happened to equal K, fails here. Where a run fails or takes another path, other sizes are tried: a model that wants an
-even T runs with twice as many tokens.
+names for dimensions (`naming`, `sizes`), and shape coincidences: a transpose that was forgotten, and only worked
+because T happened to equal K, fails here. Where a run fails or takes another path, other sizes are tried: a model that
+wants an even T runs with twice as many tokens.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from torch import nn
 from lab.tracer.frames import set_profile
 from lab.tracer.isolate import duplicate, nothing_changes, slots_of
 from lab.tracer.record import Op, Recorder, Scope
-from lab.tracer.sizes import INPUTS, Namer, other_sizes, sizes_of, with_sizes
+from lab.tracer.sizes import INPUTS, LETTERS, Namer, other_sizes, sizes_of, with_sizes
 from lab.tracer.source import line_at, short_file
 from lab.tracer.values import Value, tensors_in
 
 MAX_PROBED = 4  # outermost calls that are made again with other sizes; later ones reuse what was learned
-MAX_TRIALS = 12  # readings of ambiguous inputs that are tried for one probe, in each of two ways
+MAX_TRIALS = 12, 40  # readings of ambiguous inputs tried for one probe: sizes read alike, and each by itself
 MAX_SECONDS = 3.0  # no further reading is tried after so long
 MAX_REBUILT = 200_000_000  # parameters of the largest model that is made anew in other sizes
 
@@ -170,18 +170,21 @@ Shape = tuple[int, ...]
 def resized(replay: Replay, old: dict[str, int], new: dict[str, int]) -> Iterator[tuple[list, dict]]:
     """The inputs of a call with other sizes, in each way they can be read, likeliest first.
 
-    A dimension is taken for the letters whose size it has. Where that is ambiguous (16 may be T or K), equal sizes
+    At first only sizes that the first tensor shows are changed: that a mask is 8 wide where there are 8 heads proves
+    nothing. If that fails, a dimension is taken for the letters whose size it has. Where that is ambiguous (16 may be T or K), equal sizes
     are read alike and the readings are tried in turn; then each dimension of each shape is read by itself. Numbers
     among the arguments that equal a length may be one.
     """
     inputs = [replay.args, replay.kwargs]
     tensors = [t for t in tensors_of(inputs) if t.layout == torch.strided and not t.is_nested]
     shapes = list(dict.fromkeys(tuple(t.shape) for t in tensors))
-    readings = {size: _readings(size, old, new) for size in sorted({s for shape in shapes for s in shape if s > 1})}
+    readings = {size: _readings(size, old, new) for size in sorted({s for shape in shapes for s in shape if s})}
     first = _primary_shape(tuple(tensors[0].shape), old, new) if tensors else None
     lengths = {old[name]: new[name] for name in ("T", "S") if old.get(name, 0) > 2 and new[name] != old[name]}
     seen = set()
-    for targets in itertools.chain(_alike(shapes, readings), _one_by_one(shapes, readings)):
+    own = {size: options for size, options in readings.items() if tensors and size in tensors[0].shape}
+    ways = _alike(shapes, own), _alike(shapes, readings), _one_by_one(shapes, readings)
+    for targets in itertools.chain(*ways):
         key = tuple(targets.values())
         if key in seen:
             continue
@@ -192,7 +195,7 @@ def resized(replay: Replay, old: dict[str, int], new: dict[str, int]) -> Iterato
 
 
 def _alike(shapes: list[Shape], readings: dict[int, list[int]]) -> Iterator[dict[Shape, Shape]]:
-    for choice in itertools.islice(itertools.product(*readings.values()), MAX_TRIALS):
+    for choice in itertools.islice(itertools.product(*readings.values()), MAX_TRIALS[0]):
         becomes = dict(zip(readings, choice))
         yield {shape: tuple(becomes.get(size, size) for size in shape) for shape in shapes}
 
@@ -200,27 +203,30 @@ def _alike(shapes: list[Shape], readings: dict[int, list[int]]) -> Iterator[dict
 def _one_by_one(shapes: list[Shape], readings: dict[int, list[int]]) -> Iterator[dict[Shape, Shape]]:
     options = []
     for shape in shapes:
-        found = set(itertools.islice(itertools.product(*(readings.get(size, [size]) for size in shape)), 64))
-        options.append(sorted(found, key=lambda target: _changes(shape, target))[:6])
-    choices = list(itertools.islice(itertools.product(*options), 5000))
-    choices.sort(key=lambda targets: sum(options[i].index(target) for i, target in enumerate(targets)))
-    for targets in choices[:MAX_TRIALS]:
-        yield dict(zip(shapes, targets))
+        found = set(itertools.islice(itertools.product(*(readings.get(size, [size]) for size in shape)), 200))
+        options.append(sorted(found, key=lambda target: _unlikeliness(shape, target, readings))[:12])
+    choices = list(itertools.islice(itertools.product(*map(enumerate, options)), 5000))
+    choices.sort(key=lambda choice: sum(rank for rank, _ in choice))
+    for choice in choices[: MAX_TRIALS[1]]:
+        yield dict(zip(shapes, (target for _, target in choice)))
 
 
-def _changes(shape: Shape, target: Shape) -> tuple:
-    """Likeliest first: one dimension changed, the first ones before the last; then two; then none."""
-    changed = [i for i, (a, b) in enumerate(zip(shape, target)) if a != b]
-    return not changed, len(changed), changed
+def _unlikeliness(shape: Shape, target: Shape, readings: dict[int, list[int]]) -> tuple:
+    """Of equal sizes in one shape most likely one alone changes; other sizes are read in the order of their readings."""
+    repeated = {size for size in shape if shape.count(size) > 1}
+    changed = [i for i, (a, b) in enumerate(zip(shape, target)) if a != b and a in repeated]
+    ranks = sum(readings[a].index(b) for a, b in zip(shape, target) if a in readings and a not in repeated)
+    return abs(len(changed) - 1) if repeated else 0, ranks, changed
 
 
 def _readings(size: int, old: dict[str, int], new: dict[str, int]) -> list[int]:
     """What a dimension of this size may become, likeliest first."""
     names = ("T", "S", "B", *(name for name in old if name not in INPUTS))
     found = [new[name] for name in names if old.get(name) == size]
-    if not found:
-        found = [_evaluate(text, new) for text in Namer([old]).fits((size,))]
-        found += [new["T"] + n for n in (1, -1) if old.get("T", -9) + n == size]  # with BOS, or a shifted target
+    if size == 1:  # more often made for broadcasting than a batch of one
+        return list(dict.fromkeys([1, *found]))
+    found += [_evaluate(text, new) for text in Namer([old]).guesses(size)]
+    found += [new["T"] + n for n in (1, -1) if old.get("T", -9) + n == size]  # with BOS, or a shifted target
     return list(dict.fromkeys(value for value in [*found, size] if value))
 
 
@@ -293,11 +299,33 @@ def _align_children(module: nn.Module, twin: nn.Module, old_config: Any, new_con
 
 
 def _construct(module: nn.Module, old_config: Any, new_config: Any, sizes: tuple[dict, dict]) -> nn.Module:
-    """Calls the class with what its constructor asks for: the config, or values kept under the parameter's name."""
-    cls, given = type(module), {}
+    """Calls the class with what its constructor asks for: the config, or values kept under the parameter's name.
+
+    Sizes that were not kept are found by trial: with them the parameters must come out in the shapes they have.
+    """
+    cls = type(module)
     if isinstance(module, (nn.Sequential, nn.ModuleList)):
-        return cls(*_parts(module, [rebuilt(child, old_config, new_config, sizes) for child in module]))
-    for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]:
+        children = [rebuilt(child, old_config, new_config, sizes) for child in module]
+        return cls(*children) if isinstance(module, nn.Sequential) else cls(children)
+    given = _arguments_for(module, old_config, new_config, sizes)
+    known = {name: value for name, value in given.items() if value is not _UNKNOWN}
+    if len(known) < len(given):
+        parameters = inspect.signature(cls.__init__).parameters
+        missing = [n for n in given if n not in known and parameters[n].default is inspect.Parameter.empty]
+        before = _arguments_for(module, old_config, old_config, (sizes[0], sizes[0]))
+        known |= _guessed(module, {name: before[name] for name in known}, missing, sizes)
+    made = cls(**known)
+    parameter = next(module.parameters(), None)
+    return made if parameter is None else made.to(parameter.device, parameter.dtype)
+
+
+_UNKNOWN = object()
+
+
+def _arguments_for(module: nn.Module, old_config: Any, new_config: Any, sizes: tuple[dict, dict]) -> dict[str, Any]:
+    """What the constructor is to be called with; _UNKNOWN for what was not kept on the module."""
+    given = {}
+    for name, parameter in list(inspect.signature(type(module).__init__).parameters.items())[1:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         value = getattr(module, name, inspect.Parameter.empty)
@@ -309,15 +337,30 @@ def _construct(module: nn.Module, old_config: Any, new_config: Any, sizes: tuple
             given[name] = value is not None  # bias=True is kept as the bias itself
         elif isinstance(value, (int, str, float, tuple)) or value is None:
             given[name] = _other_value(value, sizes)
-        elif parameter.default is inspect.Parameter.empty:
-            raise ValueError(f"it is not known what {cls.__name__}({name}=…) was made with")
-    made = cls(**given)
-    parameter = next(module.parameters(), None)
-    return made if parameter is None else made.to(parameter.device, parameter.dtype)
+        else:
+            given[name] = _UNKNOWN
+    return given
 
 
-def _parts(module: nn.Module, children: list[nn.Module]) -> list:
-    return children if isinstance(module, nn.Sequential) else [children]
+def _guessed(module: nn.Module, known: dict[str, Any], missing: list[str], sizes: tuple[dict, dict]) -> dict[str, int]:
+    """Sizes for the missing parameters. Raises ValueError where none give the shapes that the module's tensors have."""
+    cls, (old, new) = type(module), sizes
+    own = {name: size for name, size in old.items() if name not in INPUTS}
+    letters = [sorted(own, key=lambda letter: name not in LETTERS.get(letter, ())) for name in missing]
+    for choice in itertools.islice(itertools.product(*letters), 100):
+        if not _shapes(module) and any(n not in LETTERS.get(letter, ()) for n, letter in zip(missing, choice)):
+            break  # nothing to go by but the parameter's name
+        try:
+            made = cls(**known, **{name: own[letter] for name, letter in zip(missing, choice)})
+        except Exception:  # sizes that it refuses: not these
+            continue
+        if _shapes(made) == _shapes(module):
+            return {name: new[letter] for name, letter in zip(missing, choice)}
+    raise ValueError(f"it is not known what {cls.__name__}({', '.join(missing) or '…'}) was made with")
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(t.shape) for name, t in [*module.named_parameters(), *module.named_buffers()]}
 
 
 def _is_config(name: str, parameter: inspect.Parameter, value: Any, config: Any) -> bool:

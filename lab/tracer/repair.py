@@ -17,6 +17,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import gc
+import itertools
 import sys
 import time
 import types
@@ -37,6 +38,7 @@ from lab.tracer.values import Value
 
 SECONDS = 2.0  # how long to search
 MAX_SITES = 24
+READINGS = 4  # of ambiguous inputs that are tried in a model of other sizes
 IMPLAUSIBLE = 2.0  # a change whose result is as odd as this is not shown
 
 
@@ -294,16 +296,19 @@ class Trials:
         other_config, sizes = self.other
         try:
             other = probing.rebuilt(self.replay.module, config, other_config, (own, sizes))
-            inputs = next(probing.resized(self.replay, self.old, sizes))
-        except Exception:  # a model that can't be built in other sizes: its run says nothing
+        except Exception:  # a model that can't be built in other sizes: there is no such run
             return
-        try:
-            output = self.call(other, inputs)
-        except Exception:
-            found.fails_elsewhere = True
+        shapes = [[p.shape for p in module.parameters()] for module in (self.replay.module, other)]
+        if shapes[0] == shapes[1]:  # the config does not set this model's sizes
             return
-        found.elsewhere = _flat(output)
-        found.what.append("in a model of other sizes")
+        for inputs in itertools.islice(probing.resized(self.replay, self.old, sizes), READINGS):
+            try:
+                found.elsewhere = _flat(self.call(other, inputs))
+            except Exception:  # not with the inputs read in this way
+                continue
+            found.what.append("in a model of other sizes")
+            return
+        found.fails_elsewhere = True
 
 
 @dataclass
@@ -320,7 +325,7 @@ class Outcome:
         first = self.outputs[0]
         if not first:
             return 3.0
-        total = 0.9 * self.fails_elsewhere
+        total = IMPLAUSIBLE * self.fails_elsewhere
         total += 1.0 * any(o.is_floating_point() and not o.isfinite().all() for o in first if o.numel())
         x = next(probing.tensors_of([trials.replay.args, trials.replay.kwargs]), None)
         letters = trials.replay.letters
@@ -409,7 +414,7 @@ def mend(trace: Any, failure: Failure, error: Exception) -> tuple[Fix | None, li
     call = trace.calls[-1]
     sites = gather(trace, failure)
     places = [site.place for site in sites if site.place[1] != failure.line]
-    if call.replay is None or call.replay.module is None or not _may_be_mended(failure, error):
+    if not trace.probe or call.replay.module is None or not _may_be_mended(failure, error):
         return None, places
     before = sys.getprofile()
     sys.setprofile(None)

@@ -37,7 +37,7 @@ class Trace:
         self.model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
         self.level, self.only, self.check = level, only, check
         self.stats, self.timing = stats, timing
-        self.names, self._probe = names, probe
+        self.names, self.probe = names, probe  # probe: whether calls may be made again
         self.calls: list[Scope] = []
         self.values: list[Value] = []
         self.notes: list[str] = []  # what could not be found out, and why
@@ -70,27 +70,37 @@ class Trace:
                 self._stance.__exit__(kind, error, traceback)
         self.calls, self.values = recorder.calls, recorder.values
         self.notes += recorder.notes
-        self._find_names(error)
+        try:
+            self._find_names(error)
+            if error is not None:
+                self._explain(error, traceback, recorder.error)
+        except Exception as own:
+            if error is None:
+                raise
+            # What goes wrong here must not take the place of the exception that it was to explain.
+            error.add_note(f"(the tracer could not explain this exception: {type(own).__name__}: {own})")
+        finally:
+            for call in self.calls:
+                call.replay = None  # it holds tensors
         if self.stats:
             from lab.tracer.stats import first_nonfinite
 
             self.notes += filter(None, [first_nonfinite(self)])
-        if error is not None and self.calls:
-            from lab.tracer.card import make_card
-
-            self.card = make_card(self, error, traceback, recorder.error)
-            if self.card is not None:
-                error.add_note(str(self.card))
-        for call in self.calls:
-            call.replay = None  # it holds tensors
         if error is None and self.check:
             from lab.tracer.check import check_signatures
 
             check_signatures(self)
 
+    def _explain(self, error: BaseException, traceback: TracebackType | None, recorded: Any) -> None:
+        from lab.tracer.card import make_card
+
+        self.card = make_card(self, error, traceback, recorded) if self.calls else None
+        if self.card is not None:
+            error.add_note(str(self.card))
+
     def _find_names(self, error: BaseException | None) -> None:
         interrupted = error is not None and not isinstance(error, Exception)  # someone is waiting for it to end
-        found = Names(self.calls, self.values, self.names, self._probe and not interrupted)
+        found = Names(self.calls, self.values, self.names, self.probe and not interrupted)
         self.probes, self.namers = found.probes, found.namers
         self.notes += found.notes
 

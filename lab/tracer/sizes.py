@@ -26,7 +26,8 @@ LETTERS = {  # letter -> the field names under which configs hold that size
     "Tmax": ("max_seq_len", "block_size", "n_positions", "max_position_embeddings", "n_ctx"),
 }
 ORDER = "B T S D H G K F V E N Tmax".split()
-INPUTS = ("B", "T", "S")  # letters that the inputs set, each changed by a run of its own; the config sets the others
+INPUTS = ("T", "B", "S")  # letters that the inputs set, each changed by a run of its own; the config sets the others
+LIKELY = (("H", "K"), ("G", "K"), ("B", "T"))  # products that occur in every model
 SMALL = 4  # up to here a number in the code is as likely as a letter that happens to have that size
 
 
@@ -95,6 +96,11 @@ class Namer:
         found = self.fits(vector)
         return len(found) <= 1 and not any(sum(text.count(sign) for sign in "·/+-⌊⌈") > 1 for text in found)
 
+    def guesses(self, size: int) -> list[str]:
+        """All that a size may be, going by the first run alone: letters, then likely formulas."""
+        table = _Table({name: vector[:1] for name, vector in self.vectors.items()})
+        return [*table._letters((size,)), *(text for text, likely in table.likely() if likely == (size,))]
+
     def legend(self) -> str:
         """`B=2 T=16 D=64`"""
         return " ".join(f"{name}={vector[0]}" for name, vector in self.vectors.items())
@@ -127,34 +133,31 @@ class _Table:
         if sizes[0] < 2:
             return [str(sizes[0])]
         found = list(self._letters(sizes))
-        if found:
-            return found + [str(sizes[0])] * (sizes[0] <= SMALL)
-        if any(name not in INPUTS for name in self.moving):
-            return []  # the same though all else changed: a number
-        return [text for text, likely in self._likely() if likely == sizes]
+        if not any(name not in INPUTS for name in self.moving):  # else: the same though all that changed, a number
+            found += [text for text, likely in self.likely() if likely == sizes]
+        return found + [str(sizes[0])] * (bool(found) and sizes[0] <= SMALL)
 
-    def _likely(self) -> Iterator[tuple[str, Vector]]:
+    def likely(self) -> Iterator[tuple[str, Vector]]:
         """What is named on the evidence of unchanged sizes alone."""
-        x = self.letters
-        for a, b in (("H", "K"), ("G", "K"), ("B", "T")):
-            if a in x and b in x:
-                yield f"{a}·{b}", _map(lambda p, q: p * q, x[a], x[b])
-        if "K" in x:
-            yield "K/2", tuple(p / 2 for p in x["K"])
-        if "F" in x:
-            yield "2·F", tuple(2 * p for p in x["F"])
+        for a, b in LIKELY:
+            if a in self.letters and b in self.letters:
+                yield f"{a}·{b}", _map(lambda p, q: p * q, self.letters[a], self.letters[b])
+        if "K" in self.letters:
+            yield "K/2", tuple(p / 2 for p in self.letters["K"])
+        if "F" in self.letters:
+            yield "2·F", tuple(2 * p for p in self.letters["F"])
 
     # ---- X·Y, X/Y, n·X, X/n, X+n
 
     @cached_property
     def pairs(self) -> dict[str, Vector]:
-        """X·Y and X/Y."""
-        found = {
-            f"{a}·{b}": _map(lambda p, q: p * q, x, y)
-            for (a, x), (b, y) in itertools.combinations_with_replacement(self.letters.items(), 2)
-        }
+        """X·Y and X/Y. Of letters that never changed only the likely ones: there are too many."""
+        found = {}
+        for (a, x), (b, y) in itertools.combinations_with_replacement(self.letters.items(), 2):
+            if a in self.moving or b in self.moving or (a, b) in LIKELY:
+                found[f"{a}·{b}"] = _map(lambda p, q: p * q, x, y)
         for (a, x), (b, y) in itertools.permutations(self.letters.items(), 2):
-            if all(q and p % q == 0 for p, q in zip(x, y)):
+            if (a in self.moving or b in self.moving) and all(q and p % q == 0 for p, q in zip(x, y)):
                 found[f"{a}/{b}"] = _map(lambda p, q: p // q, x, y)
         return found
 
@@ -166,7 +169,8 @@ class _Table:
         yield from self._pairs_by_size.get(sizes, [])
         for name, x in self.moving.items():
             yield from self._with_number(name, x, sizes)
-            yield from _rounded(name, x, sizes)
+            if name in INPUTS:  # those of the config are chosen so that what is divided comes out even
+                yield from _rounded(name, x, sizes)
 
     def _with_number(self, text: str, x: Vector, sizes: Vector) -> Formulas:
         """n·X, X/n, X+n for any number n."""
@@ -185,7 +189,7 @@ class _Table:
         """Whether X+n is likely. Letters of the config all change in one run, so that some X+n often fits by chance."""
         return abs(n) <= 2 or any(name in INPUTS for name in text.replace("/", "·").split("·"))
 
-    # ---- X·Y·Z, X·Y/Z, X+Y, n·X·Y, n·X/Y, X·Y+n, 2·X+n, X·(Y+n), X/Y·(Z+n)
+    # ---- X·Y·Z, X·Y/Z, X+Y, n·X·Y, n·X/Y, X·Y+n, n·X+m, X·(Y+n), X/Y·(Z+n)
 
     @cached_property
     def _intricate_by_size(self) -> dict[Vector, list[str]]:
@@ -193,9 +197,10 @@ class _Table:
         for (a, x), (b, y) in itertools.combinations_with_replacement(self.letters.items(), 2):
             if a != b:
                 found[f"{a}+{b}"] = _map(lambda p, q: p + q, x, y)
-            for c, z in self.letters.items():
-                if c not in (a, b) and all(q and p % q == 0 for p, q in zip(self.pairs[f"{a}·{b}"], z)):
-                    found[f"{a}·{b}/{c}"] = _map(lambda p, q: p // q, self.pairs[f"{a}·{b}"], z)
+            product = _map(lambda p, q: p * q, x, y)
+            for c, z in self.moving.items():
+                if c not in (a, b) and all(q and p % q == 0 for p, q in zip(product, z)):
+                    found[f"{a}·{b}/{c}"] = _map(lambda p, q: p // q, product, z)
         for count in (3, 4):
             for names in itertools.combinations(self.letters, count):
                 found["·".join(names)] = tuple(_product(run) for run in zip(*(self.letters[n] for n in names)))
@@ -206,11 +211,21 @@ class _Table:
         for text, x in self.pairs.items():
             yield from self._with_number(text, x, sizes)
         for name, x in self.moving.items():
-            n = sizes[0] - 2 * x[0]
-            if n and self._may_shift(name, n) and all(size - 2 * p == n for size, p in zip(sizes, x)):
-                yield f"2·{name}{n:+d}"
+            yield from self._line(name, x, sizes)
         for text, x in (self.letters | self.pairs).items():
             yield from self._times_shifted(text, x, sizes)
+
+    def _line(self, name: str, x: Vector, sizes: Vector) -> Formulas:
+        """n·X+m, and n·(X+m) where that is a whole number."""
+        other = next(i for i, p in enumerate(x) if p != x[0])
+        n = (sizes[other] - sizes[0]) // (x[other] - x[0])
+        m = sizes[0] - n * x[0]
+        if n < 2 or not m or any(size != n * p + m for size, p in zip(sizes, x)):
+            return
+        if m % n == 0 and self._may_shift(name, m // n):
+            yield f"{n}·({name}{m // n:+d})"
+        elif self._may_shift(name, m):
+            yield f"{n}·{name}{m:+d}"
 
     def _times_shifted(self, text: str, x: Vector, sizes: Vector) -> Formulas:
         """X·(Y+n), X/Y·(Z+n)"""
@@ -272,6 +287,7 @@ def other_sizes(sizes: dict[str, int], tied: frozenset[str], attempt: int = 0) -
     H, G, K, D = (sizes.get(name, 1) for name in "HGKD")
     taken = _Taken(sizes)
     group = 1 if "H=G" in tied else max(2, H // max(G, 1)) + 1 + attempt
+    taken.growths.add(group - H // max(G, 1))
     g = taken.free("G", G + 1 + attempt, 1)
     h = taken.note("H", g * group)
     k = taken.free("K", K + 2 + K % 2 + 2 * attempt, 2)
