@@ -111,7 +111,7 @@ class RMSNorm(Norm):
 
     @log_io
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)"""
+        """(..., C) -> (..., C), where C is D, or K within a head"""
         weight = None if self.weight is None else self.weight.to(x.dtype)
         y = F.rms_norm(x, x.shape[-1:], weight, self.eps)
         return y if self.bias is None else y + self.bias

@@ -1,7 +1,7 @@
 """What tools that look into a forward pass show of the same block, and what they cost: a table in Markdown.
 
     python benchmarks/tracers.py
-    pip install torchinfo torchview torchlens lovely-tensors        # compared with where installed; none is needed
+    pip install -r benchmarks/requirements.txt        # compared with where installed; none is needed
 
 The block is a grouped-query `ResidualLayer` (B=2 T=16 D=64 H=8 G=2 K=16 F=128); times are those of ten such layers in a
 GPT. Every cell is found by running the tool and searching what it gave, not by knowing the tool. Each tool runs in a

@@ -55,9 +55,13 @@ class Annotated:
             self._note(reader.file, reader.arrow.line, _docstring_errors(reader.arrow, scope, self._seen))
 
     def _read_fields(self, node: ast.ClassDef, scopes: list[Scope]) -> None:
-        """Comments behind the fields of a dataclass are held against what operations read from such objects."""
+        """A class's docstring speaks of its `forward`, comments behind a dataclass's fields of what is read of them."""
         file = self._codes[0].co_filename
+        text = ast.get_docstring(node)
+        arrow = docstring_arrow(text, node.body[0].lineno) if text else None
         for scope in scopes:
+            if arrow is not None and scope.code in self._codes and scope.function == "forward":
+                self._note(file, arrow.line, _docstring_errors(arrow, scope, self._seen))
             known = [name for name in self._seen.letters(scope) if name.islower()]
             for field, values in _fields_read(scope, node.name):
                 line = next((n.lineno for n in node.body if _field_name(n) == field), 0)

@@ -58,7 +58,7 @@ def check_signatures(trace) -> None:
 def _violations(scope: Scope, text: str, seen: Seen) -> list[str]:
     title = f"{scope.owner}.{scope.function}" if scope.owner else scope.function
     signature = parse_signature(text, title, _parameters(scope.code))
-    letters, bound, found = seen.letters(scope), {}, []
+    letters, bound, found = seen.letters(scope, same_config=True), {}, []
     given = {argument.name.lstrip("*"): argument.info for argument in scope.arguments}
     pairs = [(part, part.name, given.get(part.name, "None")) for part in signature.inputs]
     if not scope.failed:
@@ -84,7 +84,7 @@ def _compare(part: Part, info: Info, letters: Sizes, bound: Sizes, seen: Seen, s
     if not tensors:
         return bound, render(info)
     for value in tensors:
-        after = fit(part.dims, seen.sizes(value, scope), letters, bound)
+        after = fit(part.dims, seen.sizes(value, scope, same_config=True), letters, bound)
         if after is None:
             return bound, seen_text(value)
         bound = after

@@ -8,13 +8,13 @@ wants an even T runs with twice as many tokens.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 import sys
 import time
 import types
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,7 @@ class Replay:
     letters: dict[str, int]  # B, T, S: the sizes that the inputs themselves show
     autocast: list[tuple[str, torch.dtype]] = field(default_factory=list)  # device types for which it was on
     grad: bool = False  # whether gradients were recorded
+    known: list[tuple[torch.Tensor, Value]] = field(default_factory=list)  # of the copies, those met in earlier calls
 
 
 @dataclass
@@ -88,21 +89,25 @@ def _place(item: Scope | Op) -> str:
 # Keeping the inputs of a call
 
 
-def keep_inputs(letters: dict[str, int]) -> Callable[[tuple], Replay]:
+def keep_inputs(letters: dict[str, int]) -> Callable[[tuple, Callable], Replay]:
     """A function that copies the inputs of calls. `letters`: the sizes known from the config, such as D.
+
+    It is called with (module, function, args, kwargs) and a function that gives the Value of a tensor met before.
 
     Only the first MAX_PROBED calls and the last one keep their copies: each may hold a large decode state.
     """
     kept: list[Replay] = []
 
-    def keep(call: tuple) -> Replay:
+    def keep(call: tuple, known: Callable[[torch.Tensor], Value | None]) -> Replay:
         module, function, args, kwargs = call
         if len(kept) > MAX_PROBED:
-            kept[-1].args, kept[-1].kwargs, kept[-1].module = [], {}, None
+            kept[-1].args, kept[-1].kwargs, kept[-1].known, kept[-1].module = [], {}, [], None
         found = batch_and_length([*args, *kwargs.values()], letters)
         memo: dict[int, Any] = {}
         args, kwargs = duplicate(args, memo), duplicate(kwargs, memo)
         replay = Replay(module, function, args, kwargs, found, _autocast(), torch.is_grad_enabled())
+        copies = [(made, known(original)) for original, made in memo.values() if isinstance(original, torch.Tensor)]
+        replay.known = [(made, value) for made, value in copies if value is not None]
         kept.append(replay)
         return replay
 
@@ -170,10 +175,10 @@ Shape = tuple[int, ...]
 def resized(replay: Replay, old: dict[str, int], new: dict[str, int]) -> Iterator[tuple[list, dict]]:
     """The inputs of a call with other sizes, in each way they can be read, likeliest first.
 
-    At first only sizes that the first tensor shows are changed: that a mask is 8 wide where there are 8 heads proves
-    nothing. If that fails, a dimension is taken for the letters whose size it has. Where that is ambiguous (16 may be T or K), equal sizes
-    are read alike and the readings are tried in turn; then each dimension of each shape is read by itself. Numbers
-    among the arguments that equal a length may be one.
+    At first only sizes that the first tensor shows are changed, and those that an earlier call has named: that a mask
+    is 8 wide where there are 8 heads proves nothing. If that fails, a dimension is taken for the letters whose size it
+    has. Where that is ambiguous (16 may be T or K), equal sizes are read alike and the readings are tried in turn; then
+    each dimension of each shape is read by itself. Numbers among the arguments that equal a length may be one.
     """
     inputs = [replay.args, replay.kwargs]
     tensors = [t for t in tensors_of(inputs) if t.layout == torch.strided and not t.is_nested]
@@ -183,8 +188,9 @@ def resized(replay: Replay, old: dict[str, int], new: dict[str, int]) -> Iterato
     lengths = {old[name]: new[name] for name in ("T", "S") if old.get(name, 0) > 2 and new[name] != old[name]}
     seen = set()
     own = {size: options for size, options in readings.items() if tensors and size in tensors[0].shape}
+    named = {tuple(t.shape): _target(value, old, new) for t, value in replay.known if value.symbols is not None}
     ways = _alike(shapes, own), _alike(shapes, readings), _one_by_one(shapes, readings)
-    for targets in itertools.chain(*ways):
+    for targets in itertools.chain((targets | named for targets in _alike(shapes, own) if named), *ways):
         key = tuple(targets.values())
         if key in seen:
             continue
@@ -200,6 +206,16 @@ def _alike(shapes: list[Shape], readings: dict[int, list[int]]) -> Iterator[dict
         yield {shape: tuple(becomes.get(size, size) for size in shape) for shape in shapes}
 
 
+def _target(value: Value, old: dict[str, int], new: dict[str, int]) -> Shape:
+    """What a shape becomes whose dimensions have names already."""
+    target = list(value.shape)
+    for dim, name in enumerate(value.symbols):
+        with contextlib.suppress(ValueError):  # an intricate name: the size stays
+            if _evaluate(name, old) == value.shape[dim]:
+                target[dim] = _evaluate(name, new)
+    return tuple(target)
+
+
 def _one_by_one(shapes: list[Shape], readings: dict[int, list[int]]) -> Iterator[dict[Shape, Shape]]:
     options = []
     for shape in shapes:
@@ -212,7 +228,7 @@ def _one_by_one(shapes: list[Shape], readings: dict[int, list[int]]) -> Iterator
 
 
 def _unlikeliness(shape: Shape, target: Shape, readings: dict[int, list[int]]) -> tuple:
-    """Of equal sizes in one shape most likely one alone changes; other sizes are read in the order of their readings."""
+    """Of equal sizes in one shape most likely one alone changes; the others go by the order of their readings."""
     repeated = {size for size in shape if shape.count(size) > 1}
     changed = [i for i, (a, b) in enumerate(zip(shape, target)) if a != b and a in repeated]
     ranks = sum(readings[a].index(b) for a, b in zip(shape, target) if a in readings and a not in repeated)
@@ -221,7 +237,7 @@ def _unlikeliness(shape: Shape, target: Shape, readings: dict[int, list[int]]) -
 
 def _readings(size: int, old: dict[str, int], new: dict[str, int]) -> list[int]:
     """What a dimension of this size may become, likeliest first."""
-    names = ("T", "S", "B", *(name for name in old if name not in INPUTS))
+    names = ("T", "S", "B", *sorted((name for name in old if name not in INPUTS), key=lambda name: name == "V"))
     found = [new[name] for name in names if old.get(name) == size]
     if size == 1:  # more often made for broadcasting than a batch of one
         return list(dict.fromkeys([1, *found]))
@@ -461,7 +477,7 @@ def run_again(probe: Probe, replay: Replay, module: nn.Module, args: list, kwarg
     before = sys.getprofile()
     sys.setprofile(None)
     try:
-        with nothing_changes(module), torch.set_grad_enabled(grad), ExitStack() as stack:
+        with nothing_changes(module), torch.set_grad_enabled(grad), contextlib.ExitStack() as stack:
             for kind, dtype in replay.autocast:
                 stack.enter_context(torch.autocast(kind, dtype=dtype))
             recorder = stack.enter_context(Recorder(module))

@@ -150,8 +150,8 @@ class Recorder(TorchFunctionMode):
     A profiler that was there before keeps receiving its events meanwhile and is put back at the end.
 
     stats: called with each tensor that is made, for its `Value.stats`.
-    keep_inputs: called with (module, function, args, kwargs) when an outermost call begins; what it returns becomes
-    the scope's `replay`.
+    keep_inputs: called when an outermost call begins with (module, function, args, kwargs) and a function that gives
+    the Value of a tensor met before, or None; what it returns becomes the scope's `replay`.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Recorder(TorchFunctionMode):
         model: nn.Module,
         *,
         stats: Callable[[torch.Tensor], dict] | None = None,
-        keep_inputs: Callable[[tuple], Any] | None = None,
+        keep_inputs: Callable[[tuple, Callable], Any] | None = None,
     ):
         super().__init__()
         self.calls: list[Scope] = []
@@ -225,6 +225,10 @@ class Recorder(TorchFunctionMode):
         if kept is not None and kept[0] is tensor:
             value.origin, value.weight = kept[1], kept[2]
         return value
+
+    def _met_before(self, tensor: torch.Tensor) -> Value | None:
+        known = self._known.get(id(tensor))
+        return known[1] if known is not None and known[0]() is tensor else None
 
     def _tree(self, value: Any) -> Any:
         """An argument of an operation, with Values in the place of tensors and only plain things beside them."""
@@ -408,7 +412,8 @@ class Recorder(TorchFunctionMode):
         self._saved = {_storage(tensor) for tensor, _, weight in self._model.tensors.values() if weight}
         if self._keep_inputs is not None:
             with torch._C.DisableTorchFunction():
-                scope.replay = self._keep_inputs((owner, scope.function, *call_arguments(scope.code, values, owner)))
+                call = (owner, scope.function, *call_arguments(scope.code, values, owner))
+                scope.replay = self._keep_inputs(call, self._met_before)
 
     def _give_way(self) -> None:
         """`torch.func` refuses to run while there are hooks for saved tensors."""

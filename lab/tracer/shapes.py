@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from lab.tracer.record import Scope
-from lab.tracer.sizes import LETTERS, Namer, field_of
+from lab.tracer.sizes import INPUTS, LETTERS, Namer, field_of
 from lab.tracer.values import Value, numbers, shape_text
 
 Vector = tuple["int | None", ...]
@@ -146,17 +146,30 @@ class Seen:
                 for value in values_of(item):
                     self._home.setdefault(value.index, index)
 
-    def letters(self, scope: Scope) -> Sizes:
-        """The key's letters, and the config's own names for them, in each run of the call around a scope."""
-        namer: Namer = self.trace.namers[self._call[id(scope)]]
+    def letters(self, scope: Scope, same_config: bool = False) -> Sizes:
+        """The key's letters, and the config's own names for them, in each run of the call around a scope.
+
+        same_config: only in the runs of the model itself, not in those of one that was made anew in other sizes.
+        """
+        namer = self._namer(scope)
         fields = {field_of(self.trace.names, letter): letter for letter in LETTERS} if self.trace.names else {}
         named = {name: namer.vectors[letter] for name, letter in fields.items() if name and letter in namer.vectors}
-        return named | namer.vectors
+        kept = self._runs(namer, same_config)
+        return {name: tuple(vector[i] for i in kept) for name, vector in (named | namer.vectors).items()}
 
-    def sizes(self, value: Value, scope: Scope) -> list[Vector]:
+    def sizes(self, value: Value, scope: Scope, same_config: bool = False) -> list[Vector]:
         """Of each dimension, its size in each run; in the recorded run alone where a tensor is older than the call."""
-        here = self._home.get(value.index) == self._call[id(scope)]
-        return list(value.runs) if value.runs and here else [(size,) for size in value.shape]
+        if not value.runs or self._home.get(value.index) != self._call[id(scope)]:
+            return [(size,) for size in value.shape]
+        return [tuple(sizes[i] for i in self._runs(self._namer(scope), same_config)) for sizes in value.runs]
+
+    def _namer(self, scope: Scope) -> Namer:
+        return self.trace.namers[self._call[id(scope)]]
+
+    @staticmethod
+    def _runs(namer: Namer, same_config: bool) -> list[int]:
+        own = [{name: size for name, size in run.items() if name not in INPUTS} for run in namer.runs]
+        return [i for i in range(len(own)) if own[i] == own[0] or not same_config]
 
 
 def values_of(item) -> list[Value]:

@@ -97,8 +97,17 @@ def expression_at(code: CodeType, lasti: int) -> ast.expr | None:
     statement = statement_at(code, lasti)
     if span is None or statement is None:
         return None
-    found = [node for node in ast.walk(statement) if isinstance(node, ast.expr) and _span(node) == span]
+    found = [node for node in ast.walk(statement) if isinstance(node, ast.expr) and span in _spans(node)]
     return found[-1] if found else None
+
+
+def _spans(node: ast.expr) -> list[Span]:
+    """Where an expression's instructions say they come from: of a method on a line of its own, from its name on."""
+    attribute = node.func if isinstance(node, ast.Call) else node
+    if not isinstance(attribute, ast.Attribute) or attribute.lineno == attribute.end_lineno:
+        return [_span(node)]
+    column = attribute.end_col_offset - len(attribute.attr.encode())
+    return [_span(node), (attribute.end_lineno, node.end_lineno, column, node.end_col_offset)]
 
 
 @lru_cache(maxsize=65536)
