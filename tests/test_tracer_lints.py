@@ -1,5 +1,6 @@
 """Lints: each one fires where it should, and none of them where nothing is wrong."""
 
+import functools
 import itertools
 import math
 
@@ -359,7 +360,7 @@ def test_attention_that_looks_ahead():
     assert kinds(Causal(True), x) == []
 
 
-# -------------------------------------------------------------------------------------- contraction and coincidence
+# ---------------------------------------------------------------------------------------------------- coincidence
 
 
 class Attention(nn.Module):
@@ -572,12 +573,16 @@ class KeepsInOrder(nn.Module):
         self.blocks = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
         self.order = [self.blocks[1], self.blocks[0]]
         self.first = self.blocks[0].weight
-        self.cache, self.seen, self.run = None, {}, self.blocks[0].forward  # the last: of a registered module
+        self.cache, self.seen, self.run = None, {}, self.blocks[0].forward
+
+    @functools.cached_property
+    def table(self):
+        return torch.ones(8)
 
     def forward(self, x):
         for block in self.order:
             x = block(x)
-        self.cache = x.detach()
+        self.cache = x.detach() * self.table
         self.seen["last"] = x.detach()
         return x
 
@@ -587,22 +592,50 @@ def test_what_pytorch_need_not_see():
     assert lints(KeepsInOrder(cfg), torch.randn(2, 4, 8), names={"D": 8}) == []
 
 
+class Table(nn.Module):
+    """Holds a buffer that others read."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("values", torch.ones(8))
+
+    def forward(self, index):
+        return self.values[index]
+
+
 class Forgets(nn.Module):
     def __init__(self):
         super().__init__()
         self.used, self.forgotten, self.by_weight = nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8)), nn.Linear(8, 8)
         self.skip, self.parts = nn.Identity(), nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
-        self.attn = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.attn, self.table = nn.MultiheadAttention(8, 2, batch_first=True), Table()
 
     def forward(self, x):
         x = F.linear(self.parts[0](x), self.by_weight.weight)
-        return self.used(self.attn(x, x, x)[0])
+        return self.used(self.attn(x, x, x)[0]) * self.table.values
 
 
 def test_submodules_that_are_never_called():
     found = lints(Forgets(), torch.randn(2, 4, 8))
     assert [lint.text.split()[0] for lint in found] == ["forgotten", "parts.1"]
     assert {lint.kind for lint in found} == {"uncalled"}
+
+
+class Stack(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(Forgets() for _ in range(3))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_equal_layers_are_reported_once():
+    found = lints(Stack(), torch.randn(2, 4, 8))
+    assert [lint.text.split()[0] for lint in found] == ["layers.0.forgotten", "layers.0.parts.1"]
+    assert all(lint.text.endswith("(and 2 more like it)") for lint in found)
 
 
 def test_a_part_of_the_model_says_nothing_of_the_rest():

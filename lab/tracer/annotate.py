@@ -14,10 +14,10 @@ from typing import Any
 from torch import nn
 
 from lab.tracer.comments import Arrow, Comment, disagreements, docstring_arrow, hold, shape_comments
-from lab.tracer.record import Op, Scope
+from lab.tracer.record import Scope
 from lab.tracer.shapes import Seen, seen_text
-from lab.tracer.source import Source, expression_at, function_node, operands, read, short_file, source_of
-from lab.tracer.statements import Execution, executions, flat, given_to, return_value, tree_of
+from lab.tracer.source import Source, function_node, read, short_file, source_of
+from lab.tracer.statements import Execution, executions, flat, passed, return_value, tree_of
 from lab.tracer.values import Value, numbers, shape_text, tensors_in
 
 MAX_SHAPES = 3  # different shapes of one name that are listed
@@ -227,12 +227,8 @@ class _Function:
 
 def _ending_on(line: int, execution: Execution) -> Tensors:
     """The tensors of the largest expressions that end on a line inside a statement, such as the links of a chain."""
-    nodes = {node: flat(tree_of(item)) for node, item in execution.found.items()}
-    for item in execution.items:  # arguments that were evaluated before
-        node = expression_at(item.parent.code, item.lasti)
-        parts, values = operands(node), given_to(item)
-        if isinstance(item, Op) and len(parts) == len(values):
-            nodes = {part: [value] for part, value in zip(parts, values)} | nodes
+    nodes = {node: values for item in execution.items for node, values in passed(item)}  # evaluated before
+    nodes |= {node: flat(tree_of(item)) for node, item in execution.found.items()}
     ending = [(node, values) for node, values in nodes.items() if node.end_lineno == line and values]
     largest = [
         (node, values)
@@ -276,15 +272,10 @@ def _fields_read(scope: Scope, cls: str) -> Iterator[tuple[str, list[Value]]]:
     """What operations and calls in a scope read from objects of a class: `self.x` in its methods, `ctx.x` elsewhere."""
     owners = _objects_of(scope.code, cls)
     for item in scope.children if owners else ():
-        node = expression_at(item.parent.code, item.lasti)
-        parts = operands(node)
-        values: list = (
-            [[v] for v in item.inputs()] if isinstance(item, Op) else [list(tensors_in(a.info)) for a in item.arguments]
-        )
-        for part, found in zip(parts, values):
+        for part, values in passed(item):
             is_field = isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name)
-            if is_field and part.value.id in owners and found:
-                yield part.attr, found
+            if is_field and part.value.id in owners and values:
+                yield part.attr, values
 
 
 @functools.lru_cache(maxsize=1024)
@@ -315,7 +306,7 @@ def annotated(trace: Any, function: Callable | type) -> Annotated:
     codes = [code for code in wanted if id(code) in ran and function_node(code) is not None]
     name = getattr(function, "__qualname__", type(function).__qualname__)
     if not codes:
-        others = sorted({_title(code) for code in ran.values() if function_node(code) is not None})
+        others = sorted({code.co_qualname for code in ran.values() if function_node(code) is not None})
         raise ValueError(f"{name} did not run in this trace, or its source is gone; what ran: {', '.join(others)}")
     fields = getattr(function_node(codes[0]), "parent", None) if inspect.isclass(function) else None
     return Annotated(trace, codes, fields if isinstance(fields, ast.ClassDef) else None)
@@ -335,7 +326,3 @@ def _codes_of(function: Any) -> list[CodeType]:
     if not inspect.isfunction(inner):
         raise TypeError(f"function={function!r}: give a Python function, a method such as MQA.forward, or a class")
     return [inner.__code__]
-
-
-def _title(code: CodeType) -> str:
-    return code.co_qualname if hasattr(code, "co_qualname") else code.co_name

@@ -136,12 +136,20 @@ def function_of(code: CodeType, owner: nn.Module | None) -> Callable | None:
 
 
 def call_arguments(code: CodeType, values: dict[str, Any], owner: nn.Module | None) -> tuple[list[Any], dict[str, Any]]:
-    """What to pass to make a call that has just begun again: positional and keyword arguments, without `self`."""
+    """What to pass to make a call that has just begun again: positional and keyword arguments, without `self`.
+
+    Decorators may have added keywords of their own and will do so again: under them, what can go by name does.
+    """
     names, varargs, varkw = inspect.getargs(code)
-    positional, keywords = names[: code.co_argcount], names[code.co_argcount :]
-    args = [values[name] for name in positional[owner is not None :]]
-    kwargs = {name: values[name] for name in keywords}
+    by_place = 0 if owner is None else 1
+    count = code.co_argcount if varargs or not _is_wrapped(code, owner) else max(code.co_posonlyargcount, by_place)
+    args = [values[name] for name in names[by_place:count]]
+    kwargs = {name: values[name] for name in names[count:]}
     return args + list(values[varargs] if varargs else ()), kwargs | (values[varkw] if varkw else {})
+
+
+def _is_wrapped(code: CodeType, owner: nn.Module | None) -> bool:
+    return getattr(getattr(type(owner), code.co_name, None), "__code__", None) is not code
 
 
 def ends_normally(frame: FrameType) -> bool:

@@ -102,7 +102,7 @@ def _is_read_later(function: ast.AST, statement: ast.stmt, name: str) -> bool:
         parent = node.parent
         if isinstance(parent, ast.For | ast.While | ast.AsyncFor) and _reads(parent, name):
             return True  # in the next round, for all that is known
-        if isinstance(parent, ast.Try) and _reads(function, name):
+        if isinstance(parent, ast.Try | ast.TryStar) and _reads(function, name):
             return True
         for later in _behind(parent, node):
             if _reads(later, name):

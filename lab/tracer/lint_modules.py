@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
+import itertools
 from collections.abc import Iterator
+from types import CodeType
 from typing import Any
 
 import torch
@@ -70,20 +73,22 @@ def _hidden_text(module: nn.Module, name: str, value: Any, found: list) -> str:
     return f"is a tensor that is no buffer: it does not move with .to(device); use self.register_buffer({name!r}, …)"
 
 
-def _functions(cls: type) -> Iterator[tuple[str, ast.AST]]:
+def _functions(cls: type) -> Iterator[tuple[CodeType, ast.AST]]:
+    """The methods of a class and of its bases that are not PyTorch's, with their source."""
     for owner in cls.__mro__:
         if _is_torchs(owner) or owner is object:
             continue
-        for name, member in vars(owner).items():
+        for member in vars(owner).values():
             code = getattr(inspect.unwrap(getattr(member, "__func__", member)), "__code__", None)
             node = function_node(code) if code is not None else None
             if node is not None:
-                yield name, node
+                yield code, node
 
 
 def _is_set_outside_init(cls: type, name: str) -> bool:
     """Whether a method stores into the attribute: then it is kept from call to call, such as a cache."""
-    return any(function != "__init__" and _stores_into(node, name) for function, node in _functions(cls))
+    cached = isinstance(inspect.getattr_static(cls, name, None), functools.cached_property)
+    return cached or any(code.co_name != "__init__" and _stores_into(node, name) for code, node in _functions(cls))
 
 
 def _stores_into(function: ast.AST, name: str) -> bool:
@@ -110,14 +115,13 @@ def _is_own_attribute(node: ast.AST, name: str) -> bool:
 
 def _place(cls: type, name: str) -> tuple[str, int]:
     """Where an attribute is set, or else where the class begins."""
-    for _, function in _functions(cls):
+    functions = list(_functions(cls))
+    for code, function in functions:
         for node in ast.walk(function):
             if _is_own_attribute(node, name) and isinstance(node.ctx, ast.Store):
-                return inspect.getsourcefile(cls) or "", node.lineno
-    try:
-        return inspect.getsourcefile(cls) or "", inspect.getsourcelines(cls)[1]
-    except (OSError, TypeError):  # typed into a plain prompt
-        return cls.__module__, 0
+                return code.co_filename, node.lineno
+    inside = [(code.co_filename, node.parent.lineno) for code, node in functions if hasattr(node, "parent")]
+    return inside[0] if inside else (cls.__module__, 0)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -125,7 +129,7 @@ def _place(cls: type, name: str) -> tuple[str, int]:
 
 
 def uncalled(trace) -> Iterator[Lint]:
-    """Registered submodules that no recorded call reached, and none of whose parameters was used directly."""
+    """Registered submodules that no recorded call reached, and none of whose weights or buffers was used directly."""
     whole = [call for call in trace.calls if call.path == "" and call.owner == type(trace.model).__name__]
     if trace.only is not None or not any(call.is_module and not call.failed for call in whole):
         return
@@ -135,16 +139,17 @@ def uncalled(trace) -> Iterator[Lint]:
 
 
 def _reached(trace) -> tuple[set[int], set[int]]:
-    """Ids of the modules whose methods ran, and of the parameters that operations took."""
-    parameters = dict(trace.model.named_parameters(remove_duplicate=False))
+    """Ids of the modules whose methods ran, and of the parameters and buffers that operations took."""
+    model: nn.Module = trace.model
+    weights = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     called, used = set(), set()
     for call in trace.calls:
         for item in call.walk():
             if isinstance(item, Scope) and item.owner:
-                called.add(id(_at(trace.model, item.path)))
+                called.add(id(_at(model, item.path)))
             for value in item.inputs() if isinstance(item, Op) else ():
-                if value.weight and value.origin in parameters:
-                    used.add(id(parameters[value.origin]))
+                if value.origin in weights:
+                    used.add(id(weights[value.origin]))
     return called, used
 
 
@@ -163,7 +168,7 @@ def _at(model: nn.Module, path: str) -> Any:
 def _below(path: str, module: nn.Module, home: tuple, called: set[int], used: set[int]) -> Iterator[Lint]:
     """The uncalled modules at and below one. `home`: the class of one's own, and its attribute, that it stands in."""
     bare = isinstance(module, _CONTAINERS) or type(module).forward is nn.Module.forward
-    reached = id(module) in called or any(id(parameter) in used for parameter in module.parameters())
+    reached = id(module) in called or any(id(t) in used for t in itertools.chain(module.parameters(), module.buffers()))
     if not (bare or reached):
         text = f"{path} ({type(module).__name__}) was never called; call it in forward, or remove it"
         yield Lint("uncalled", text, *_place(*home))

@@ -11,6 +11,8 @@ uncalled      a registered submodule that is never called
 from __future__ import annotations
 
 import html
+import re
+from dataclasses import replace
 from typing import Any
 
 from lab.tracer.lint_base import Lint
@@ -18,6 +20,7 @@ from lab.tracer.lint_code import flags, unused
 from lab.tracer.lint_modules import hidden, uncalled
 from lab.tracer.lint_shapes import broadcasts, coincidences
 
+_SEVERAL = ("flag", "hidden", "uncalled")  # of which one line may have several
 _FINDERS = (unused, flags, coincidences, broadcasts, hidden, uncalled)
 
 
@@ -34,11 +37,18 @@ class Lints(list):
 
 
 def find(trace: Any) -> Lints:
-    """All lints of a trace, each place once for each kind, in the order of the list above."""
-    found: dict[tuple, Lint] = {}
+    """All lints of a trace, in the order of the list above. What ten equal layers have in common is said once."""
+    groups: dict[tuple, list[Lint]] = {}
     for finder in _FINDERS:
         for lint in finder(trace):
-            place = (lint.kind, lint.file, lint.line)
-            several = lint.kind in ("hidden", "uncalled", "flag")  # of one line
-            found.setdefault((*place, lint.text) if several else place, lint)
-    return Lints(found.values())
+            alike = re.sub(r"\d+", "#", lint.text) if lint.kind in _SEVERAL else ""
+            group = groups.setdefault((lint.kind, lint.file, lint.line, alike), [])
+            if lint not in group:
+                group.append(lint)
+    return Lints(_merged(group) for group in groups.values())
+
+
+def _merged(group: list[Lint]) -> Lint:
+    first, others = group[0], len(group) - 1
+    alike = others and first.kind in _SEVERAL
+    return replace(first, text=f"{first.text} (and {others} more like it)") if alike else first

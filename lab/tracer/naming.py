@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import torch
+
 from lab.tracer.probe import MAX_PROBED, Probe, align, more_probes, run_probes
-from lab.tracer.record import Scope
+from lab.tracer.record import Op, Scope
 from lab.tracer.sizes import Namer, sizes_of
 from lab.tracer.values import Value
 
@@ -47,7 +49,12 @@ class Names:
     # ---- from runs with other sizes
 
     def _probed(self, index: int, call: Scope, own: dict[str, int]) -> tuple[Namer, dict[int, tuple[Sizes, ...]]]:
-        probes = self.probes[index] = run_probes(call, self.config)
+        self.probes[index] = []
+        try:
+            probes = self.probes[index] = run_probes(call, self.config)
+        except Exception as problem:  # the trace is worth having without them, and an error under way must not be lost
+            self.notes.append(f"no runs with other sizes: {type(problem).__name__}: {problem}")
+            return Namer([own]), {}
         self.notes += [note for note in _notes(probes) if note not in self.notes]
         values = self._values_of(index)
         namer, runs = Namer([own, *(probe.letters for probe in probes)]), _runs(values, probes)
@@ -56,6 +63,8 @@ class Names:
         if more:
             probes += more
             namer, runs = Namer([own, *(probe.letters for probe in probes)]), _runs(values, probes)
+        for sizes in _data_sizes(call, runs):
+            namer.leave_unnamed(sizes)
         return namer, runs
 
     # ---- from calls that were named before
@@ -93,6 +102,26 @@ def _runs(values: list[Value], probes: list[Probe]) -> dict[int, tuple[Sizes, ..
             for d, size in enumerate(value.shape or ())
         )
     return found
+
+
+# What gives as many rows as the data say.
+DATA_SIZED = {"nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount", "_unique2"}
+
+
+def _data_sizes(call: Scope, runs: dict[int, tuple[Sizes, ...]]) -> set[Sizes]:
+    """The sizes of what operations such as `nonzero` and `x[mask]` gave, where nothing that went in has them."""
+    found = set()
+    for op in call.walk():
+        if not isinstance(op, Op) or not (op.name in DATA_SIZED or _is_masked(op)):
+            continue
+        given = {sizes for value in op.inputs() for sizes in runs.get(value.index, ())}
+        found |= {sizes for value in op.outputs() for sizes in runs.get(value.index, ())} - given
+    return found
+
+
+def _is_masked(op: Op) -> bool:
+    indexes = op.inputs()[1:] if op.name == "__getitem__" else []
+    return any(index.dtype == torch.bool for index in indexes) or (op.name == "where" and len(op.args) == 1)
 
 
 def _open_letters(values: list[Value], runs: dict[int, tuple[Sizes, ...]], namer: Namer) -> set[str]:

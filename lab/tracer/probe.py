@@ -131,8 +131,10 @@ def batch_and_length(inputs: list, letters: dict[str, int]) -> dict[str, int]:
     found: dict[str, int] = {}
     for t in tensors:
         whole = not t.is_floating_point() and not t.is_complex() and t.dtype != torch.bool
-        if not found and (t.ndim >= 3 or (t.ndim == 2 and whole)):
-            found = {"B": t.shape[0], "T": t.shape[2 if t.ndim == 4 and t.shape[1] in heads else 1]}
+        if not found and (t.ndim == 3 or (t.ndim == 2 and whole)):
+            found = {"B": t.shape[0], "T": t.shape[1]}
+        elif not found and t.ndim == 4 and heads & {t.shape[1], t.shape[2]}:
+            found = {"B": t.shape[0], "T": t.shape[2 if t.shape[1] in heads else 1]}
         elif not found and t.ndim == 1 and whole:
             found = {"T": t.shape[0]}
         elif found and _is_other_row(t, found, letters):
@@ -284,8 +286,10 @@ def _has_number(inputs: list, numbers: dict[int, int]) -> bool:
 def _stretch(tensor: torch.Tensor, shape: list[int]) -> torch.Tensor:
     """The tensor cut, or repeated from its beginning, to another shape."""
     for dim, size in enumerate(shape):
+        if tensor.shape[dim] == 0:
+            return tensor.new_zeros(shape)
         if tensor.shape[dim] != size:
-            index = torch.arange(size, device=tensor.device) % max(tensor.shape[dim], 1)
+            index = torch.arange(size, device=tensor.device) % tensor.shape[dim]
             tensor = tensor.index_select(dim, index)
     return tensor.clone()
 
@@ -299,19 +303,26 @@ def rebuilt(module: nn.Module, old_config: Any, new_config: Any, sizes: tuple[di
 
     A part that was put in place of another after construction is made anew by itself.
     """
+    module = getattr(module, "_orig_mod", module)  # what torch.compile wrapped
     new = _construct(module, old_config, new_config, sizes)
-    _align_children(module, new, old_config, new_config, sizes)
+    _adapt(module, new, old_config, new_config, sizes)
     new.train(module.training)
     return new
 
 
-def _align_children(module: nn.Module, twin: nn.Module, old_config: Any, new_config: Any, sizes: tuple) -> None:
+def _adapt(module: nn.Module, twin: nn.Module, old_config: Any, new_config: Any, sizes: tuple) -> None:
+    """Gives a new module what the old one was given after construction: switches, attributes, other parts."""
+    for name, value in vars(module).items():
+        is_new = name not in vars(twin) and not isinstance(value, (torch.Tensor, types.FunctionType))
+        if is_new or (type(value) in (bool, str) and name != "training"):
+            vars(twin)[name] = duplicate(value, {})
     for name, child in module.named_children():
+        child = getattr(child, "_orig_mod", child)
         other = getattr(twin, name, None)
         if type(other) is not type(child):
             setattr(twin, name, rebuilt(child, old_config, new_config, sizes))
         else:
-            _align_children(child, other, old_config, new_config, sizes)
+            _adapt(child, other, old_config, new_config, sizes)
 
 
 def _construct(module: nn.Module, old_config: Any, new_config: Any, sizes: tuple[dict, dict]) -> nn.Module:
@@ -327,7 +338,7 @@ def _construct(module: nn.Module, old_config: Any, new_config: Any, sizes: tuple
     known = {name: value for name, value in given.items() if value is not _UNKNOWN}
     if len(known) < len(given):
         parameters = inspect.signature(cls.__init__).parameters
-        missing = [n for n in given if n not in known and parameters[n].default is inspect.Parameter.empty]
+        missing = [n for n in given if n not in known and _may_be_size(parameters[n])]
         before = _arguments_for(module, old_config, old_config, (sizes[0], sizes[0]))
         known |= _guessed(module, {name: before[name] for name in known}, missing, sizes)
     made = cls(**known)
@@ -345,9 +356,10 @@ def _arguments_for(module: nn.Module, old_config: Any, new_config: Any, sizes: t
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         value = getattr(module, name, inspect.Parameter.empty)
+        value = value.p if isinstance(value, nn.Dropout) else value
         if _is_config(name, parameter, value, old_config):
             given[name] = new_config
-        elif isinstance(value, nn.Module):
+        elif isinstance(value, nn.Module) and parameter.default in (None, inspect.Parameter.empty):
             given[name] = rebuilt(value, old_config, new_config, sizes)
         elif isinstance(parameter.default, bool) and (value is None or isinstance(value, torch.Tensor)):
             given[name] = value is not None  # bias=True is kept as the bias itself
@@ -359,20 +371,35 @@ def _arguments_for(module: nn.Module, old_config: Any, new_config: Any, sizes: t
 
 
 def _guessed(module: nn.Module, known: dict[str, Any], missing: list[str], sizes: tuple[dict, dict]) -> dict[str, int]:
-    """Sizes for the missing parameters. Raises ValueError where none give the shapes that the module's tensors have."""
+    """Sizes for the missing parameters. Raises ValueError where none give the shapes that the module's tensors have.
+
+    missing: those without a default that were not kept, and those with a number as their default.
+    """
     cls, (old, new) = type(module), sizes
     own = {name: size for name, size in old.items() if name not in INPUTS}
-    letters = [sorted(own, key=lambda letter: name not in LETTERS.get(letter, ())) for name in missing]
-    for choice in itertools.islice(itertools.product(*letters), 100):
-        if not _shapes(module) and any(n not in LETTERS.get(letter, ()) for n, letter in zip(missing, choice)):
-            break  # nothing to go by but the parameter's name
+    fits: dict[int, list[tuple[str, ...]]] = {}  # by how many of the letters the parameters' names don't speak for
+    for choice in itertools.islice(itertools.product(*(_candidates(cls, name, own) for name in missing)), 200):
         try:
-            made = cls(**known, **{name: own[letter] for name, letter in zip(missing, choice)})
+            made = cls(**known, **{name: own[letter] for name, letter in zip(missing, choice) if letter})
         except Exception:  # sizes that it refuses: not these
             continue
         if _shapes(made) == _shapes(module):
-            return {name: new[letter] for name, letter in zip(missing, choice)}
+            strange = sum(bool(letter) and name not in LETTERS.get(letter, ()) for name, letter in zip(missing, choice))
+            fits.setdefault(strange, []).append(choice)
+    best = fits[min(fits)] if fits else []
+    if len(best) == 1 and (_shapes(module) or 0 in fits):
+        return {name: new[letter] for name, letter in zip(missing, best[0]) if letter}
     raise ValueError(f"it is not known what {cls.__name__}({', '.join(missing) or '…'}) was made with")
+
+
+def _candidates(cls: type, name: str, own: dict[str, int]) -> list[str]:
+    """Letters whose size a parameter may have been given; "" stands for its default."""
+    has_default = inspect.signature(cls.__init__).parameters[name].default is not inspect.Parameter.empty
+    return [""] * has_default + sorted(own, key=lambda letter: name not in LETTERS.get(letter, ()))
+
+
+def _may_be_size(parameter: inspect.Parameter) -> bool:
+    return parameter.default is inspect.Parameter.empty or type(parameter.default) is int
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -438,7 +465,7 @@ def more_probes(call: Scope, config: Any, probes: list[Probe], letters: set[str]
 
 def _sizes_to_try(letter: str, size: int) -> list[int]:
     """One token fewer, one row or key more; where that does not run, sizes that keep divisors."""
-    first = [size - 1, size + 1] if letter == "T" else [size + 1]
+    first = [size - 1, size + 1, size - 2] if letter == "T" else [size + 1]
     halves = [size // 2] if letter == "T" and size % 2 == 0 else []
     return [n for n in [*first, *halves, 2 * size] if n > 0]
 
@@ -478,6 +505,8 @@ def run_again(probe: Probe, replay: Replay, module: nn.Module, args: list, kwarg
     sys.setprofile(None)
     try:
         with nothing_changes(module), torch.set_grad_enabled(grad), contextlib.ExitStack() as stack:
+            if "torch._dynamo" in sys.modules:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             for kind, dtype in replay.autocast:
                 stack.enter_context(torch.autocast(kind, dtype=dtype))
             recorder = stack.enter_context(Recorder(module))
@@ -497,6 +526,8 @@ def _other_model(call: Scope, config: Any, old: dict[str, int], attempt: int) ->
     relations = []
     if {"D", "H", "K"} <= own.keys() and own["D"] == own["H"] * own["K"]:
         relations.append("D=HK")
+    elif {"D", "H"} <= own.keys() and own["D"] % own["H"] == 0:
+        relations.append("H|D")
     if {"H", "G"} <= own.keys() and own["H"] == own["G"]:
         relations.append("H=G")
     best = None

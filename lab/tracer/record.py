@@ -384,7 +384,9 @@ class Recorder(TorchFunctionMode):
         if owner is not None:
             scope.owner, scope.training, scope.module = type(owner).__name__, owner.training, owner
             if owner is parent.module and scope.function == parent.function and code is not parent.code:
-                scope.function = ".".join(code.co_qualname.split(".")[-2:])  # super().forward()
+                scope.function = _short_qualname(code)  # super().forward()
+        elif scope.function == "forward":
+            scope.function = _short_qualname(code)  # of a torch.autograd.Function
         self._note_arguments(scope, values, owner)
         if outermost:
             self._begin_call(scope, values, owner)
@@ -491,6 +493,11 @@ class Places:
         below = [path for path in places if path.startswith(prefix)] or places
         before = sum(1 for child in parent.children if isinstance(child, Scope) and child.module is module)
         return below[before % len(below)]
+
+
+def _short_qualname(code: CodeType) -> str:
+    """`RMSNorm.forward`"""
+    return ".".join(code.co_qualname.split(".")[-2:])
 
 
 def clean_path(path: str) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 
 from lab.tracer import probe as probing
 from lab.tracer.columns import text_lines
-from lab.tracer.cost import flops, number, saved_bytes
+from lab.tracer.cost import flops, number, saved_bytes, uncounted
 from lab.tracer.naming import Names
 from lab.tracer.record import Recorder, Scope, clean_path
 from lab.tracer.sizes import LETTERS, Namer, field_of, sizes_of
@@ -121,6 +121,8 @@ class Trace:
     def remarks(self, rows: list[Row]) -> list[str]:
         """The lines below the rows."""
         missed = [] if rows or self.only is None else [no_match(self.only, self.calls)]
+        names = sorted({name for call in self.calls for name in uncounted(call)})
+        missed += [f"FLOPs of {', '.join(names)} not counted"] if names else []
         return missed + self.notes + ([str(self.card)] if self.card is not None else [])
 
     def header(self, index: int = 0, rows: list[Row] | None = None) -> str:

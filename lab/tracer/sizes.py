@@ -16,10 +16,10 @@ from typing import Any
 
 LETTERS = {  # letter -> the field names under which configs hold that size
     "D": ("dim", "d_model", "hidden_size", "n_embd", "embed_dim", "model_dim"),
-    "H": ("num_q_heads", "num_heads", "n_head", "n_heads", "num_attention_heads"),
+    "H": ("num_q_heads", "num_heads", "n_head", "n_heads", "num_attention_heads", "nhead", "heads"),
     "G": ("num_kv_heads", "n_kv_heads", "num_key_value_heads", "n_kv_head"),
     "K": ("head_dim", "d_head"),
-    "F": ("mlp_hidden", "intermediate_size", "hidden_dim", "d_ff", "n_inner"),
+    "F": ("mlp_hidden", "intermediate_size", "hidden_dim", "d_ff", "n_inner", "dim_feedforward", "ffn_dim", "mlp_dim"),
     "V": ("vocab_size", "n_vocab"),
     "E": ("num_experts", "n_experts", "num_local_experts"),
     "N": ("state_size", "d_state"),
@@ -90,6 +90,11 @@ class Namer:
                 self._tables[known] = _Table({name: tuple(v[i] for i in known) for name, v in self.vectors.items()})
             self._found[vector] = self._tables[known].fits(tuple(vector[i] for i in known))[:3]
         return self._found[vector]
+
+    def leave_unnamed(self, vector: tuple[int | None, ...]) -> None:
+        """Says that a size depends on the data: a formula that fits it fits by chance. Letters keep their names."""
+        if not any(text in self.vectors for text in self.fits(vector)):
+            self._found[vector] = []
 
     def is_sure(self, vector: tuple[int | None, ...]) -> bool:
         """Whether the formula rests on more than one run for each letter in it: no choice, nothing intricate."""
@@ -281,7 +286,8 @@ def _inverted(formulas: dict[str, Vector]) -> dict[Vector, list[str]]:
 def other_sizes(sizes: dict[str, int], tied: frozenset[str], attempt: int = 0) -> dict[str, int]:
     """Sizes that differ from `sizes`, and from one another in as many formulas as can be, yet build the same model.
 
-    tied: relations to keep, of "D=HK" (heads fill the width exactly) and "H=G" (as many key/value heads as queries).
+    tied: relations to keep, of "D=HK" (heads fill the width exactly), "H|D" (the width is a multiple of the heads) and
+    "H=G" (as many key/value heads as query heads).
     attempt: another number gives other sizes.
     """
     H, G, K, D = (sizes.get(name, 1) for name in "HGKD")
@@ -292,8 +298,12 @@ def other_sizes(sizes: dict[str, int], tied: frozenset[str], attempt: int = 0) -
     h = taken.note("H", g * group)
     k = taken.free("K", K + 2 + K % 2 + 2 * attempt, 2)
     taken.values |= {h * k, g * k, k // 2}
-    other = {"H": h, "G": g, "K": k, "D": taken.note("D", h * k) if "D=HK" in tied else 0}
-    if "D=HK" not in tied:
+    other = {"H": h, "G": g, "K": k}
+    if "D=HK" in tied:
+        other["D"] = taken.note("D", h * k)
+    elif "H|D" in tied:
+        other["D"] = taken.free("D", h * (k + 2 + 2 * attempt), 2 * h)
+    else:
         other["D"] = taken.free("D", D + 2 + D % 2 + 2 * attempt, 2)
     for name, size in sizes.items():
         if name not in other:

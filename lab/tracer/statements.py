@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from lab.tracer.record import Op, Scope
-from lab.tracer.source import expression_at, function_node, source_of, statement_at, targets
+from lab.tracer.source import expression_at, function_node, operands, source_of, statement_at, targets
 from lab.tracer.values import Group, Info, Value
 
 Item = Op | Scope
@@ -110,6 +110,27 @@ def given_to(item: Item) -> list[Value]:
 
 def _indices(values: list[Value]) -> set[int]:
     return {value.index for value in values}
+
+
+def passed(item: Item) -> Iterator[tuple[ast.expr, list[Value]]]:
+    """The expressions that an operation or call was given, as far as they can be told, each with its tensors."""
+    node = expression_at(item.parent.code, item.lasti)
+    if isinstance(item, Scope):
+        given = {argument.name: flat(_tree(argument.info)) for argument in item.arguments}
+        if isinstance(node, ast.Call):
+            yield from zip(node.args, given.values())
+            yield from ((keyword.value, given.get(keyword.arg, [])) for keyword in node.keywords)
+        return
+    parts, values = operands(node), [*item.args, *item.kwargs.values()]
+    if isinstance(node, ast.BinOp) and item.name.startswith("__r"):
+        values.reverse()
+    if isinstance(node, ast.Call) and len(parts) == len(values) + 1:  # the first one is `torch` in torch.cat(...)
+        parts = parts[1:]
+    if not isinstance(node, ast.Call) or len(parts) == len(values):
+        for part, value in zip(parts, values):
+            yield part, flat(_tree(value))
+            if isinstance(part, ast.Tuple | ast.List) and isinstance(value, tuple) and len(part.elts) == len(value):
+                yield from ((inner, flat(_tree(one))) for inner, one in zip(part.elts, value))
 
 
 def target_text(scope: Scope, target: ast.expr) -> str:

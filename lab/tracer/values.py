@@ -75,7 +75,10 @@ def describe(value: Any, see: Callable[[torch.Tensor], Value] = Value, depth: in
     if isinstance(value, PLAIN):
         return _plain_text(value)
     if isinstance(value, (tuple, list, dict)) and depth < MAX_DEPTH:
-        return _describe_container(value, see, depth)
+        try:
+            return _describe_container(value, see, depth)
+        except Exception:  # a class of someone's own with a will of its own: what it holds can't be shown
+            return Opaque(type(value).__name__)
     return Opaque(type(value).__name__)  # never repr(): it may be long, slow or raise
 
 
