@@ -287,7 +287,7 @@ def texts_of(output: dict) -> list[str]:
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook_outputs_are_short_and_clean(name):
     for text in (text for output in outputs_of(name) for text in texts_of(output)):
-        assert len(text) <= 8000, text[:200]
+        assert len(text) <= (30_000 if "<pre" in text else 8000), text[:200]  # a trace that folds holds more
         assert not MACHINE_PATH.search(text), text
         assert not re.search(r"\d%\|", text), f"what a progress bar left behind: {text}"
         assert "Warning:" not in text, text

@@ -115,7 +115,7 @@ class Annotated:
             lexer, formatter = PythonLexer(stripnl=False), HtmlFormatter(noclasses=True, nowrap=True)
             shown = highlight("\n".join(line for line, _, _ in rows), lexer, formatter).rstrip("\n").split("\n")
             blocks.append("\n".join(_html_line(line, *row) for line, row in zip(shown, rows)))
-        style = "padding: 8px; line-height: 1.35; font-family: monospace; font-size: 13px"
+        style = "padding: 8px; line-height: 1.35; font: 13px monospace; white-space: pre; overflow-x: auto"
         return f'<pre style="{style}">' + "\n\n".join(blocks) + "</pre>"
 
 

@@ -36,7 +36,7 @@ class Columns:
         names = (len(row.names) for row, _ in self._flat(rows, 0, full) if not row.is_scope)
         self.names = min(max(names, default=0), MAX_NAMES)
         self.place = max((len(row.place) for row, _ in lines), default=0)
-        wide = [2 * depth + len(self._left(row)) + 1 + self.place for row, depth in lines]
+        wide = [2 * depth + len(self._left(row)) + 2 + self.place for row, depth in lines]
         scopes = [
             2 * depth + len(self._left(row)) + (len(row.place) + 2 if row.place else 0)
             for row, depth in flat

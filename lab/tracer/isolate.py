@@ -18,11 +18,13 @@ import types
 import warnings
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
 
+from lab.tracer.places import MANY
 from lab.tracer.record import FOREIGN
 from lab.tracer.values import PLAIN
 
@@ -58,8 +60,9 @@ def _shell(value: Any) -> Any:
         return _copy_tensor(value)
     if isinstance(value, torch.Generator):
         return torch.Generator(value.device).set_state(value.get_state())
+    deep = type(value).__module__.startswith("numpy.random")  # copies of a generator share the state within
     try:
-        return copy.copy(value)
+        return copy.deepcopy(value) if deep else copy.copy(value)
     except Exception:  # what can't be copied, such as a lock or an open file, is used as it is
         return value
 
@@ -147,7 +150,7 @@ def _all_modules(modules: tuple[nn.Module, ...]) -> list[nn.Module]:
         for value in vars(module).values():
             items = value.values() if isinstance(value, dict) else value
             items = items if isinstance(value, (dict, list, tuple)) else [value]
-            waiting += [item for item in items if isinstance(item, nn.Module)]
+            waiting += [item for item in islice(items, MANY) if isinstance(item, nn.Module)]
     return list(found.values())
 
 
@@ -200,7 +203,7 @@ class Outside:
             self._class(type(module))
             for name, hooks in vars(module).items():
                 if _is_hooks(name) and isinstance(hooks, dict):
-                    self._values(hooks.values())
+                    self._container(hooks, 0)
 
     def restore(self) -> None:
         for owner, name, value in self._names:
@@ -232,6 +235,8 @@ class Outside:
 
     def _values(self, values: Any, depth: int = 0) -> None:
         for value in values:
+            if isinstance(value, types.MethodType) and _is_plain_object(value.__self__):
+                self._container(vars(value.__self__), depth)
             value = getattr(value, "__func__", value)  # of bound, class and static methods
             if isinstance(value, types.FunctionType):
                 self._function(inspect.unwrap(value))
@@ -260,7 +265,7 @@ class Outside:
             return
         self._seen.add(id(container))
         self._contents.append((container, copy.copy(container)))
-        if depth < 3 and len(container) <= 1000:
+        if depth < 3 and len(container) <= MANY:
             self._values(container.values() if isinstance(container, dict) else container, depth + 1)
 
 

@@ -33,7 +33,7 @@ class Lints(list):
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(repr(self))}</pre>"
+        return f'<pre style="font-family: monospace; white-space: pre-wrap">{html.escape(repr(self))}</pre>'
 
 
 def find(trace: Any) -> Lints:

@@ -72,11 +72,13 @@ class Names:
     def _learned(self, index: int, call: Scope) -> tuple[int | None, dict[int, Value]]:
         """The probed call that this one resembles most, and its tensors by the index of those in their place here."""
         best, found = None, Probe("", {})
-        for earlier in self.probes:
+        for earlier in reversed(self.probes):
             match = Probe("", {}, call=self.calls[earlier])
             align(call, match)
             if (match.complete, match.aligned) > (found.complete, found.aligned):
                 best, found = earlier, match
+            if found.complete:
+                break
         return best, found.twins
 
     def _nothing_new(self, index: int, call: Scope, twins: dict[int, Value]) -> bool:

@@ -20,7 +20,7 @@ import sys
 import sysconfig
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -30,92 +30,10 @@ from torch import nn
 from torch.autograd.graph import disable_saved_tensors_hooks, saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
-from lab.tracer.frames import MARKS, Argument, arguments_of, call_arguments, ends_normally, owner_of, set_profile
-from lab.tracer.values import PLAIN, Info, Value, describe, tensors_in
-
-
-class Scope:
-    """One call of a module's `forward`, of a method or of a function."""
-
-    owner = ""  # class of the module whose method this is; "" for a plain function
-    path = ""  # of that module inside the traced model; "" for the model itself
-    module: nn.Module | None = None  # only while recording
-    training: bool | None = None
-    frame: FrameType | None = None  # only while recording
-    lasti = -1  # where in the parent's code this call stands
-    last_line = 0  # where it returned or failed
-    arguments: tuple[Argument, ...] = ()
-    output: Info | None = None
-    failed = False
-    saved = 0  # bytes saved for backward by this scope outside of its operations
-    seconds = 0.0
-    flops: int | None = None  # of everything inside, once it was counted (see cost.py)
-    replay: Any = None  # what is needed to make an outermost call again
-    first_value = 0  # of an outermost call: how many tensors had been seen before it
-
-    def __init__(self, code: CodeType, parent: Scope | None):
-        self.code, self.parent = code, parent
-        self.function = code.co_name
-        self.children: list[Scope | Op] = []
-
-    @property
-    def is_module(self) -> bool:
-        return bool(self.owner) and self.function == "forward"
-
-    def title(self) -> str:
-        """Where in the model: `layers.0.attn`, `layers.0.attn › project()`."""
-        path = self.path or self.owner
-        return path if self.is_module else f"{path} › {self.function}()" if self.owner else f"{self.function}()"
-
-    def walk(self) -> Iterator[Scope | Op]:
-        """This scope and everything inside it, in the order of execution."""
-        yield self
-        for child in self.children:
-            if isinstance(child, Op):
-                yield child
-            else:
-                yield from child.walk()
-
-
-class Op:
-    """One call into torch. `args` and `kwargs` hold a `Value` where there was a tensor."""
-
-    output: Any = None  # a Value, or a tuple with Values in it
-    failed = False
-    saved = 0  # bytes saved for backward
-    seconds = 0.0
-    flops: int | None = None
-    storages: tuple[int, ...] = ()  # of the first input and the first output, for operations that may copy
-
-    def __init__(self, func: Callable, name: str, parent: Scope, args: tuple, kwargs: dict[str, Any]):
-        self.func, self.name, self.parent = func, name, parent
-        self.lasti = parent.frame.f_lasti
-        self.args, self.kwargs = args, kwargs
-
-    @property
-    def code(self) -> CodeType:
-        return self.parent.code
-
-    def inputs(self) -> list[Value]:
-        return list(_values(self.args)) + list(_values(self.kwargs))
-
-    def outputs(self) -> list[Value]:
-        return list(_values(self.output))
-
-    def walk(self) -> Iterator[Op]:
-        yield self
-
-
-def _values(tree: Any) -> Iterator[Value]:
-    if isinstance(tree, Value):
-        yield tree
-    elif isinstance(tree, (tuple, list)):
-        for item in tree:
-            yield from _values(item)
-    elif isinstance(tree, dict):
-        for item in tree.values():
-            yield from _values(item)
-
+from lab.tracer.calls import Op, Scope
+from lab.tracer.frames import MARKS, arguments_of, call_arguments, ends_normally, owner_of, set_profile
+from lab.tracer.places import Places
+from lab.tracer.values import PLAIN, Value, describe, tensors_in
 
 # What may share its input's memory; asked only of these, because asking takes time.
 VIEWS = {
@@ -438,71 +356,9 @@ class Recorder(TorchFunctionMode):
             self.error = None  # what failed inside was caught inside
 
 
-class Places:
-    """Where in a model its modules and tensors stand. `files`: those that its classes are written in."""
-
-    def __init__(self, model: nn.Module):
-        self.modules: dict[int, list[str]] = {}  # by id of the module: the paths of all places it stands at
-        self.tensors: dict[int, tuple[torch.Tensor, str, bool]] = {}  # by id: tensor, path, whether it is registered
-        self.files: set[str] = set()
-        self._held: list[nn.Module] = []  # so that ids stay unique
-        for path, module in model.named_modules(remove_duplicate=False):
-            self._add(clean_path(path), module)
-
-    def _add(self, path: str, module: nn.Module) -> None:
-        places = self.modules.setdefault(id(module), [])
-        places.append(path)
-        if len(places) > 1:
-            return
-        self._held.append(module)
-        self.files.add(_file_of(type(module)))
-        prefix = f"{path}." if path else ""
-        for kept in (module._parameters, module._buffers):
-            self._add_tensors(prefix, kept, weight=True)
-        for name, value in vars(module).items():
-            if isinstance(value, torch.Tensor):
-                self._add_tensors(prefix, {name: value}, weight=False)
-            elif type(value) in (list, tuple, dict) and value and name[0] != "_":
-                self._add_hidden(f"{prefix}{name}", value)
-
-    def _add_tensors(self, prefix: str, tensors: dict[str, torch.Tensor | None], weight: bool) -> None:
-        for name, tensor in tensors.items():
-            if tensor is not None:
-                self.tensors.setdefault(id(tensor), (tensor, prefix + name, weight))
-
-    def _add_hidden(self, path: str, items: list | tuple | dict) -> None:
-        """Modules and tensors in plain lists and dicts, which PyTorch itself does not know of."""
-        for key, item in items.items() if isinstance(items, dict) else enumerate(items):
-            if isinstance(item, nn.Module) and id(item) not in self.modules:
-                for inner, module in item.named_modules():
-                    self._add(f"{path}[{key}].{inner}".removesuffix("."), module)
-            elif isinstance(item, torch.Tensor):
-                self._add_tensors("", {f"{path}[{key}]": item}, weight=False)
-
-    def path_of(self, module: nn.Module, parent: Scope) -> str | None:
-        """The path of a module that is called within `parent`; None if it is not a part of the model.
-
-        A module that stands at several places is taken to be called in their order, below the module that calls it.
-        """
-        places = self.modules.get(id(module))
-        if places is None:
-            return parent.path if parent.parent is not None else None
-        if len(places) == 1 or parent.module is module:
-            return places[0] if len(places) == 1 else parent.path
-        prefix = f"{parent.path}." if parent.path else ""
-        below = [path for path in places if path.startswith(prefix)] or places
-        before = sum(1 for child in parent.children if isinstance(child, Scope) and child.module is module)
-        return below[before % len(below)]
-
-
 def _short_qualname(code: CodeType) -> str:
     """`RMSNorm.forward`"""
     return ".".join(code.co_qualname.split(".")[-2:])
-
-
-def clean_path(path: str) -> str:
-    """A module's path without the names that torch.compile puts into it."""
-    return ".".join(part for part in path.split(".") if part != "_orig_mod")
 
 
 def _unpack(kept: tuple[torch.Tensor, int]) -> torch.Tensor:
@@ -522,8 +378,3 @@ def _storage(tensor: torch.Tensor) -> int:
         return tensor.untyped_storage()._cdata
     except (RuntimeError, NotImplementedError, ValueError):
         return 0
-
-
-def _file_of(cls: type) -> str:
-    forward = getattr(cls, "forward", None)
-    return getattr(getattr(forward, "__code__", None), "co_filename", "")

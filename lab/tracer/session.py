@@ -14,7 +14,8 @@ from lab.tracer import probe as probing
 from lab.tracer.columns import text_lines
 from lab.tracer.cost import flops, number, saved_bytes, uncounted
 from lab.tracer.naming import Names
-from lab.tracer.record import Recorder, Scope, clean_path
+from lab.tracer.places import clean_path
+from lab.tracer.record import Recorder, Scope
 from lab.tracer.sizes import LETTERS, Namer, field_of, sizes_of
 from lab.tracer.values import Value
 from lab.tracer.view import LEVELS, Row, View, letters_in, no_match
@@ -123,7 +124,9 @@ class Trace:
         missed = [] if rows or self.only is None else [no_match(self.only, self.calls)]
         names = sorted({name for call in self.calls for name in uncounted(call)})
         missed += [f"FLOPs of {', '.join(names)} not counted"] if names else []
-        return missed + self.notes + ([str(self.card)] if self.card is not None else [])
+        if self.card is not None:  # what the probes of a failed call did not find out says nothing beside it
+            return [*missed, str(self.card)]
+        return missed + self.notes
 
     def header(self, index: int = 0, rows: list[Row] | None = None) -> str:
         """Class, sizes as seen, precision, device, parameters, FLOPs and bytes saved for backward of one call.

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lab.tracer.card import climb
 from lab.tracer.record import Op, Scope
 from lab.tracer.source import expression_at, line_at, short_file, source_of
 from lab.tracer.values import Value, tensors_in
@@ -152,12 +153,13 @@ def _infinity_in(tree: Any) -> bool:
 
 
 def _describe(op: Op) -> str:
-    code = op.code
-    node = expression_at(code, op.lasti)
+    item = climb(op)
+    code = item.parent.code
+    node = expression_at(code, item.lasti)
     text = source_of(code).text(node) if node is not None else op.name
     text = text if len(text) <= MAX_EXPRESSION else text[: MAX_EXPRESSION - 1] + "…"
-    place = f"{short_file(code.co_filename)}:{line_at(code, op.lasti)}"
-    return f"{op.parent.title()} {place} `{text}`: {_amount(op.outputs())}"
+    place = f"{short_file(code.co_filename)}:{line_at(code, item.lasti)}"
+    return f"{item.parent.title()} {place} `{text}`: {_amount(op.outputs())}"
 
 
 def _amount(values: list[Value]) -> str:
