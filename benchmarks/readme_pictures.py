@@ -46,7 +46,7 @@ def save_view(browser: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         page, shot = Path(folder, "page.html"), Path(folder, "shot.png")
         page.write_text(HTMLExporter().from_notebook_node(notebook)[0], encoding="utf-8")
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         size = [f"--user-data-dir={folder}/profile", f"--window-size={WIDTH},{HEIGHT}", f"--screenshot={shot}"]
         subprocess.run([browser, *options, *size, page.as_uri()], check=True, capture_output=True, timeout=120)
         picture = Image.open(shot).convert("RGB")

