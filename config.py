@@ -13,12 +13,19 @@ import difflib
 import re
 from dataclasses import dataclass
 
+import recipe as recipes
+
 NORMS = ("RMSNorm", "LayerNorm", "CosineNorm")
 NONLINEARITIES = ("silu", "gelu", "relu", "relu2", "tanh", "sigmoid")
 POSITIONS = ("rope", "learned", "sinusoidal", "none")
 ANNEALS = ("cosine", "linear", "constant", "wsd")
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("auto", "fp32", "bf16")
+
+
+# The layers that `post_norm` chooses between, written out.
+PRE_NORM = "Norm->Attn->+->Norm->MLP->+"
+SANDWICH = "Norm->Attn->Norm->+->Norm->MLP->Norm->+"
 
 
 class Derived(int):
@@ -85,8 +92,9 @@ class ModelConfig(Config):
     vocab_size: int = 2048  # V, must be the tokenizer's; V x dim parameters, much of a small model
     max_seq_len: int = 512  # longest context in tokens; attention's time grows with its square
     # blocks: names under which classes are registered with @layer, your own too
-    attn_block: str = "MQA"  # what mixes positions
-    mlp_block: str = "MLP"  # what works on each position
+    attn_block: str = "MQA"  # what mixes positions: `Attn` in a recipe
+    mlp_block: str = "MLP"  # what works on each position: `MLP` in a recipe
+    recipe: str = ""  # a layer as a line of text, such as 'Norm->[Attn|MLP]->+' (recipe.py); "": ResidualLayer
     # attention
     num_q_heads: int = 4  # H, attention patterns per layer
     num_kv_heads: int = 2  # G, shared by groups of H/G query heads: fewer make the decode cache smaller
@@ -112,7 +120,14 @@ class ModelConfig(Config):
     dropout_rate: float = 0.0  # share of activations dropped in training: helps when text is seen many times
 
     def __post_init__(self):
+        if self.recipe:  # kept in its one canonical form, which names the architecture
+            object.__setattr__(self, "recipe", recipes.format(recipes.parse(self.recipe)))
         _check_types(self)
+        if self.recipe and self.post_norm:
+            raise ValueError(
+                f"post_norm=True stands for the recipe {SANDWICH!r}, but recipe={self.recipe!r} is given too: "
+                "write the second norms into the recipe, or leave it out"
+            )
         _at_least(self, 1, "dim", "num_layers", "vocab_size", "max_seq_len", "num_q_heads", "num_kv_heads")
         for name, choices in (("norm_type", NORMS), ("mlp_nonlinearity", NONLINEARITIES), ("positions", POSITIONS)):
             _one_of(self, name, choices)

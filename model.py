@@ -11,15 +11,19 @@ x in a `Context`; nothing is kept on a module between calls.
 """
 
 import difflib
+import importlib
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config import ModelConfig
+from recipe import Add, Args, Branches, Group, Lane, Layer, RecipeError, Set, Step, Tap, Unit, at_depth, parse
 from tools import LoggingModule, log_io
 
 LAYERS: dict[str, type] = {}  # every registered block by name
@@ -36,7 +40,9 @@ def layer(name: str) -> Callable[[type], type]:
 
 
 def find_block(name: str) -> type:
-    """The class registered under `name`. Raises ValueError with the nearest name and how to register one."""
+    """The class registered under `name`, here or in `blocks/`. Raises ValueError with the nearest name."""
+    if name not in LAYERS:
+        importlib.import_module("blocks")  # registers every block of the catalogue
     if name in LAYERS:
         return LAYERS[name]
     close = difflib.get_close_matches(name, LAYERS, n=1)
@@ -64,6 +70,8 @@ class Context:
     seen: Tensor | None = None  # (B,) int64: tokens of each row in the cache
     span: int = 0  # the largest of `seen`, as a plain number
     aux: dict = field(default_factory=dict)  # auxiliary losses by (slot, name)
+    taps: dict = field(default_factory=dict)  # what a recipe kept with `@name` in this forward pass
+    memory: Tensor | None = None  # (B, S, D): what cross-attention looks at
     slot: str = ""  # whose turn it is; set by the stack, so that shared weights keep separate states
 
     def at(self, slot) -> "Context":
@@ -143,9 +151,10 @@ class CosineNorm(Norm):
 NORMS = {"RMSNorm": RMSNorm, "LayerNorm": LayerNorm, "CosineNorm": CosineNorm}
 
 
-def make_norm(cfg: ModelConfig) -> LoggingModule:
-    """The norm that the config asks for, over D channels."""
-    return NORMS[cfg.norm_type](cfg.dim, eps=cfg.norm_eps, affine=cfg.norm_affine, bias=cfg.norm_bias)
+def make_norm(cfg: ModelConfig, name: str = "Norm", **own) -> LoggingModule:
+    """The norm of that name over D channels, `Norm` being the config's; `own` wins over the config's settings."""
+    settings = {"eps": cfg.norm_eps, "affine": cfg.norm_affine, "bias": cfg.norm_bias} | own
+    return NORMS[cfg.norm_type if name == "Norm" else name](cfg.dim, **settings)
 
 
 # ---------------------------------------------------------------- positions
@@ -359,6 +368,292 @@ class ResidualLayer(LoggingModule):
         return x + self.dropout(self.mlp_post_norm(self.mlp(self.mlp_norm(x), ctx)))
 
 
+# ---------------------------------------------------------------- recipes: layers as text
+
+
+@dataclass
+class Move:
+    """A step of a recipe, bound to the modules of one layer."""
+
+    step: Step
+    names: tuple[str, ...] = ()  # of a unit: the module for each time it runs
+    inner: tuple[tuple["Lane_", ...], ...] = ()  # of a group or branches: the bound lanes for each time
+    taps: tuple[tuple[str, str], ...] = ()  # arguments of the unit's forward that are taps: (argument, tap)
+
+
+Lane_ = tuple[Move, ...]
+
+
+class Shared:
+    """What the layers of one model share while they are built: tagged modules, and the taps that exist so far."""
+
+    def __init__(self):
+        self.modules: dict[str, tuple[tuple, nn.Module]] = {}
+        self.taps: set[str] = set()
+
+
+class RecipeLayer(LoggingModule):
+    """One layer as a recipe says it: the residual r and the working value x run from step to step. See recipe.py.
+
+    Its modules stand under the names of their blocks in lower case: `norm`, `attn`, `norm_2`, `mlp`.
+    """
+
+    causal, decodes = True, True
+
+    def __init__(self, cfg: ModelConfig, layer: Layer, index: int = 0, shared: Shared | None = None):
+        super().__init__()
+        self.cfg, self.layer, self.shared = cfg, layer, shared or Shared()
+        self.depth = (index, cfg.num_layers)  # for values that depend on it
+        self.lanes = tuple(self._bind_lane(lane) for lane in layer.lanes)
+        del self.shared  # only for building
+
+    # ---- building
+
+    def _bind_lane(self, lane: Lane, tag: str | None = None) -> Lane_:
+        moves = []
+        for i, step in enumerate(lane.steps):
+            following = lane.steps[i + 1].body if i + 1 < len(lane.steps) else None
+            before_norm = isinstance(following, Unit) and following.name in ("Norm", *NORMS)
+            moves.append(self._bind(step, f"{tag}.{i}" if tag else None, before_norm))
+            self.shared.taps |= set(step.taps)
+        return tuple(moves)
+
+    def _bind(self, step: Step, tag: str | None, before_norm: bool) -> Move:
+        body, times = step.body, step.times
+        if isinstance(body, Add):
+            return Move(step, names=self._bind_add(body))
+        if isinstance(body, Set):
+            return Move(step)
+        if isinstance(body, Unit):
+            taps = tuple((name, value.name) for name, value in self._arguments(body).items() if isinstance(value, Tap))
+            made = [self._make(body, tag, before_norm, j, times) for j in range(1 if step.shared else times)]
+            return Move(step, names=tuple(made) * (times if step.shared else 1), taps=taps)
+        lanes = body.layer.lanes if isinstance(body, Group) else body.lanes
+        tag = body.tag or tag
+        inner = []
+        for j in range(1 if step.shared else times):
+            depth, self.depth = self.depth, (self.depth[0] * times + j, self.depth[1] * times)
+            inner.append(tuple(self._bind_lane(lane, f"{tag}.{k}" if tag else None) for k, lane in enumerate(lanes)))
+            self.depth = depth
+        names = self._bind_join(body) if isinstance(body, Branches) else ()
+        return Move(step, names, tuple(inner) * (times if step.shared else 1))
+
+    def _make(self, unit: Unit, tag: str | None, before_norm: bool, turn: int, times: int) -> str:
+        """Builds one unit's module, or takes the one that shares its tag; returns its name on this layer."""
+        own = {name: value for name, value in self._arguments(unit, turn, times).items() if not isinstance(value, Tap)}
+        tag, key = unit.tag or tag, (unit.name, tuple(sorted((k, repr(v)) for k, v in own.items())))
+        known = self.shared.modules.get(tag) if tag else None
+        if known is not None and known[0] != key:
+            self._fail(f"#{tag} is shared with a unit of another kind or other arguments", unit.column)
+        module = known[1] if known is not None else self._construct(unit, own)
+        if known is None and before_norm:
+            module.starts_at_zero = False  # the norm behind it could not scale up a zero
+        if tag:
+            self.shared.modules[tag] = (key, module)
+        return self._register(unit.name.lower(), module)
+
+    def _construct(self, unit: Unit, own: dict[str, Any]) -> nn.Module:
+        if unit.inner is not None:
+            own = own | {"inner": RecipeLayer(self.cfg, unit.inner, self.depth[0], self.shared)}
+        try:
+            return (
+                make_norm(self.cfg, unit.name, **own)
+                if _is_norm(unit.name)
+                else _block(self.cfg, unit.name)(self.cfg, **own)
+            )
+        except (ValueError, TypeError) as error:
+            if isinstance(error, RecipeError):
+                raise
+            raise RecipeError(f"{unit.name}: {error}", self.layer.text, unit.column) from error
+
+    def _arguments(self, unit: Unit, turn: int = 0, times: int = 1) -> dict[str, Any]:
+        """The arguments by name, with the values of this depth."""
+        offered = self._offered(unit)
+        index, count = self.depth[0] * times + turn, self.depth[1] * times
+        found = {}
+        for position, (name, value) in enumerate(unit.args):
+            if name is None and position >= len(offered):
+                self._fail(f"{unit.name} takes {len(offered)} arguments, not {len(unit.args)}", unit.column)
+            name = name or offered[position]
+            if name not in offered and not isinstance(value, Tap):
+                close = difflib.get_close_matches(name, offered, n=1)
+                remedy = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(offered) or 'none'}"
+                self._fail(f"{unit.name} has no argument {name!r}", unit.column, remedy)
+            if isinstance(value, Tap):
+                self._need_tap(value, unit.column)
+            found[name] = at_depth(value, index, count)
+        return found
+
+    def _offered(self, unit: Unit) -> list[str]:
+        """The arguments that may be set from a recipe: those of the class's constructor behind `cfg`."""
+        if _is_norm(unit.name):
+            return ["eps", "affine", "bias"]
+        try:
+            cls = _block(self.cfg, unit.name)
+        except ValueError:
+            known = sorted({*LAYERS, *NORMS, "Norm", "Attn"})
+            close = difflib.get_close_matches(unit.name, known, n=1)
+            remedy = (
+                f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}; register yours with @layer"
+            )
+            self._fail(f"unknown block {unit.name!r}", unit.column, remedy)
+        names = list(inspect.signature(cls.__init__).parameters)[2:]
+        if (unit.inner is not None) != ("inner" in names):
+            self._fail(
+                f"{unit.name} {'takes no' if unit.inner is not None else 'needs an'} inner recipe {{...}}", unit.column
+            )
+        return [name for name in names if name != "inner"]
+
+    def _bind_add(self, body: Add) -> tuple[str, ...]:
+        """Checks the options of `+` and makes what it learns."""
+        for position, (name, value) in enumerate(body.args):
+            if name is None and isinstance(value, Tap) and position == 0:
+                self._need_tap(value, body.column)
+            elif name not in ("scale", "gate", "drop", "layer_scale"):
+                self._fail("'+' takes a tap, scale, gate, drop and layer_scale", body.column)
+        options = self._options(body.args)
+        names = []
+        if "layer_scale" in options:
+            parameter = nn.Parameter(torch.full((self.cfg.dim,), float(options["layer_scale"])))
+            names.append(self._register("layer_scale", parameter))
+        if options.get("gate"):
+            names.append(self._register("gate", nn.Parameter(torch.zeros(()))))
+        rate = options.get("drop", self.cfg.dropout_rate)
+        names.append(self._register("dropout", nn.Dropout(rate)))
+        return tuple(names)
+
+    def _bind_join(self, body: Branches) -> tuple[str, ...]:
+        """Makes what joins the branches: nothing for "sum" and "mean", a matrix for "cat" and "gate"."""
+        join = self._options(body.args).get("join", "sum")
+        if any(name != "join" for name, _ in body.args) or join not in ("sum", "mean", "cat", "gate"):
+            self._fail('branches take join="sum", "mean", "cat" or "gate"', body.column)
+        D, count = self.cfg.dim, len(body.lanes)
+        if join == "cat":
+            return (self._register("join", nn.Linear(count * D, D, bias=False)),)
+        return (self._register("gates", nn.Linear(D, count, bias=False)),) if join == "gate" else ()
+
+    def _options(self, args: Args) -> dict[str, Any]:
+        return {name: at_depth(value, *self.depth) for name, value in args if name is not None}
+
+    def _register(self, name: str, part: nn.Module | nn.Parameter) -> str:
+        full, number = name, 1
+        while hasattr(self, full):
+            number += 1
+            full = f"{name}_{number}"
+        setattr(self, full, part)
+        return full
+
+    def _need_tap(self, tap: Tap, column: int) -> None:
+        if tap.name not in self.shared.taps:
+            known = ", ".join(f"@{name}" for name in sorted(self.shared.taps)) or "none"
+            self._fail(f"@{tap.name} is used before a step kept it", column, f"known up to here: {known}")
+
+    def _fail(self, problem: str, column: int, remedy: str = "") -> None:
+        raise RecipeError(problem, self.layer.text, column, remedy)
+
+    # ---- running
+
+    @log_io
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D)"""
+        ctx = make_context(self.cfg, x) if ctx is None else ctx
+        if len(self.lanes) == 1:
+            return self._run(self.lanes[0], x, x, ctx)[1]
+        return self._merge(self.lanes, x, ctx)
+
+    def _merge(self, lanes: tuple[Lane_, ...], r: Tensor, ctx: Context) -> Tensor:
+        """Lanes side by side, each from r: r plus what each of them added."""
+        ends = [self._run(lane, r, r, ctx)[1] for lane in lanes]
+        return r + sum(end - r for end in ends)
+
+    def _run(self, moves: Lane_, r: Tensor, x: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
+        for move in moves:
+            body = move.step.body
+            if isinstance(body, Add):
+                r = x = r + self._added(move, x, ctx)
+            elif isinstance(body, Set):
+                r = x
+            elif isinstance(body, Unit):
+                x = self._call(move, x, ctx)
+            elif isinstance(body, Branches):
+                x = self._join(move, x, ctx)
+            else:
+                r, x = self._group(move, r, x, ctx)
+            for name in move.step.taps:
+                ctx.taps[name] = x
+        return r, x
+
+    def _call(self, move: Move, x: Tensor, ctx: Context) -> Tensor:
+        for turn, name in enumerate(move.names):
+            module = getattr(self, name)
+            if isinstance(module, Norm):
+                x = module(x)
+                continue
+            taps = {argument: ctx.taps[tap] for argument, tap in move.taps}
+            x = module(x, ctx.at(f"{name}.{turn}" if move.step.shared else name), **taps)
+        return x
+
+    def _group(self, move: Move, r: Tensor, x: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
+        for turn, lanes in enumerate(move.inner):
+            inside = ctx.at(turn) if move.step.shared else ctx  # the same modules again: a state for each time
+            if len(lanes) == 1:
+                r, x = self._run(lanes[0], r, x, inside)
+            else:
+                r = x = self._merge(lanes, r, inside)
+        return r, x
+
+    def _join(self, move: Move, x: Tensor, ctx: Context) -> Tensor:
+        join = dict(move.step.body.args).get("join", "sum")
+        for turn, lanes in enumerate(move.inner):
+            inside = ctx.at(turn) if move.step.shared else ctx
+            parts = [self._run(lane, x, x, inside)[1] for lane in lanes]
+            if join == "cat":
+                x = getattr(self, move.names[0])(torch.cat(parts, dim=-1))
+            elif join == "gate":
+                weights = getattr(self, move.names[0])(x).softmax(dim=-1)  # (B, T, number of branches)
+                x = (torch.stack(parts, dim=-1) * weights[..., None, :]).sum(dim=-1)
+            else:
+                x = sum(parts) / (len(parts) if join == "mean" else 1)
+        return x
+
+    def _added(self, move: Move, x: Tensor, ctx: Context) -> Tensor:
+        """What `+` adds: x or a tap, scaled, gated and dropped out as its options say.
+
+        Source: layer scale: Touvron et al. 2021, arXiv 2103.17239, eq. 6; tanh gate: Alayrac et al. 2022, arXiv
+        2204.14198, section 2.3.
+        """
+        args = move.step.body.args
+        if args and isinstance(args[0][1], Tap) and args[0][0] is None:
+            x = ctx.taps[args[0][1].name]
+        for name in move.names:
+            part = getattr(self, name)
+            if isinstance(part, nn.Dropout):
+                x = part(x)
+            elif name.startswith("gate"):
+                x = x * part.tanh()
+            else:
+                x = x * part
+        scale = self._options(args).get("scale")
+        return x if scale is None else x * scale
+
+
+def _is_norm(name: str) -> bool:
+    return name == "Norm" or name in NORMS
+
+
+def _block(cfg: ModelConfig, name: str) -> type:
+    """The class for a name in a recipe; `Attn` and `MLP` are what the config says."""
+    return find_block({"Attn": cfg.attn_block, "MLP": cfg.mlp_block}.get(name, name))
+
+
+def make_layers(cfg: ModelConfig) -> nn.ModuleList:
+    """The stack: `num_layers` times the config's recipe, or a `ResidualLayer` where it has none."""
+    if not cfg.recipe:
+        return nn.ModuleList(ResidualLayer(cfg) for _ in range(cfg.num_layers))
+    layer, shared = parse(cfg.recipe), Shared()
+    return nn.ModuleList(RecipeLayer(cfg, layer, i, shared) for i in range(cfg.num_layers))
+
+
 # ---------------------------------------------------------------- the whole model
 
 
@@ -375,7 +670,7 @@ class GPT(LoggingModule):
         self.embed = nn.Embedding(cfg.vocab_size, cfg.dim)
         self.position_embed = nn.Embedding(cfg.max_seq_len, cfg.dim) if cfg.positions == "learned" else None
         self.dropout = nn.Dropout(cfg.dropout_rate)
-        self.layers = nn.ModuleList(ResidualLayer(cfg) for _ in range(cfg.num_layers))
+        self.layers = make_layers(cfg)
         self.final_norm = make_norm(cfg)
         self.head = nn.Linear(cfg.dim, cfg.vocab_size, bias=False)
         self.init_weights()
@@ -399,7 +694,7 @@ class GPT(LoggingModule):
                 nn.init.normal_(module.weight, std=0.02)
         nn.init.normal_(self.head.weight, std=0.02)
         for block in self.modules():
-            if hasattr(block, "last") and not self.cfg.post_norm:
+            if hasattr(block, "last") and not self.cfg.post_norm and getattr(block, "starts_at_zero", True):
                 nn.init.zeros_(getattr(block, block.last).weight)
 
     def context(self, tokens: Tensor, *, decode: bool = False, segments: Tensor | None = None) -> Context:
@@ -425,6 +720,7 @@ class GPT(LoggingModule):
         if ctx.cache is not None:
             ctx.positions = ctx.seen[:, None] + torch.arange(tokens.shape[1], device=tokens.device)  # (B, T)
             ctx.rope = rope_tables(ctx.positions, self.cfg)
+        ctx.taps.clear()
         x = self.dropout(self.embed_tokens(tokens, ctx))  # (B, T, D)
         for i, block in enumerate(self.layers):
             x = block(x, ctx.at(i))

@@ -3,6 +3,7 @@ else is left behind."""
 
 import contextlib
 import copy
+import cProfile
 import dataclasses
 import random
 import statistics
@@ -272,6 +273,10 @@ def test_torch_func_works_though_it_bars_hooks(x):
     expected = model(x)
     tr = traced(model, x, names={"D": 32})
     assert torch.equal(model(x), expected) and "torch.func" in tr.notes[0] and len(tr.notes) == 1
+    net = Net(32)
+    with trace(net, probe=False) as tr:
+        grads = torch.func.grad(lambda p: torch.func.functional_call(net, p, x).sum())(dict(net.named_parameters()))
+    assert grads.keys() == dict(net.named_parameters()).keys() and len(tr.calls) == 1
 
 
 def test_gradients_inside_forward(x):
@@ -347,6 +352,28 @@ def test_in_a_thread_and_under_a_profiler_and_nested(x):
         inner = traced(model, x, names=NAMES)
         model(x)
     assert str(inner) == expected and len(outer.calls) == 2 and len(inner.calls) == 1
+
+
+def test_under_cprofile(x):
+    profiler, model = cProfile.Profile(), Net(32)
+    profiler.enable()
+    tr = traced(model, x, names=NAMES)
+    model(x)
+    profiler.disable()
+    assert unnamed(tr) == set()
+    assert "finish" in {entry.code.co_name for entry in profiler.getstats() if not isinstance(entry.code, str)}
+
+
+def test_a_fault_of_the_recorder_does_not_become_one_of_the_model(x, monkeypatch):
+    def fail(*args):
+        raise ZeroDivisionError("of the recorder")
+
+    model = Net(32)
+    expected = model(x)
+    monkeypatch.setattr("lab.tracer.record.arguments_of", fail)
+    with trace(model, probe=False) as tr:
+        assert torch.equal(model(x), expected)
+    assert all("ZeroDivisionError: of the recorder" in note for note in tr.notes) and tr.notes
 
 
 def test_einops():
@@ -469,6 +496,15 @@ def test_exceptions_that_are_caught_inside(x):
 
     tr = traced(Careful(), x, names={"D": 32})
     assert tr.card is None and [item.failed for item in tr.calls[0].walk()] == [False, True, True, False]
+
+
+def test_a_call_that_fails_is_named_up_to_there():
+    model = GPT(COLLIDING)
+    model.layers[1].mlp.Wdown = nn.Linear(100, 64)
+    with pytest.raises(RuntimeError), trace(model, names=COLLIDING) as tr:
+        model(torch.randint(0, 512, (2, 16)))
+    assert [probe.complete for probe in tr.probes[0]][:2] == [True, True], "they fail at the same place"
+    assert unnamed(tr) == {"100"} and {"H", "G", "K", "F"} <= symbols(tr)
 
 
 def test_in_place_changes_are_still_noticed_by_backward():
@@ -709,7 +745,7 @@ def test_without_names(x):
     tr = traced(Net(32), x)
     assert symbols(tr) == {"B", "T", "32", "80"}
     tr = traced(Net(32), x, names={})
-    assert symbols(tr) == {"B", "T", "32", "80"}
+    assert symbols(tr) == {"B", "T", "32", "80"} and tr.notes == []
 
 
 def test_modules_made_of_numbers_and_of_modules(x):
@@ -878,6 +914,25 @@ def test_objects_stay_the_very_same(x):
     assert ctx["state"] is state and all(vars(model)[name] is value for name, value in kept.items())
     after = [*model.parameters(), *model.buffers(), model.held["list"][0], model.plain]
     assert all(a is b for a, b in zip(tensors, after))
+
+
+def test_hooks_that_keep_activations_keep_those_of_the_real_run(x):
+    class Keeper:
+        def __init__(self):
+            self.last, self.all = None, []
+
+        def note(self, module, args, output):
+            self.last = output.shape
+            self.all.append(output.shape)
+
+    model, keeper, kept = Net(32), Keeper(), {}
+    model.up.register_forward_hook(keeper.note)
+    model.down.register_forward_hook(lambda module, args, output: kept.update(down=output))
+    y = None
+    with trace(model, names=NAMES) as tr:
+        y = model(x)
+    assert keeper.all == [(3, 5, 80)] and keeper.last == (3, 5, 80)
+    assert torch.equal(kept["down"], y) and tr.notes == []
 
 
 def test_inputs_keep_their_layout_in_probes(x):

@@ -24,7 +24,7 @@ MAX_TRIALS = 12, 40  # readings of ambiguous inputs tried for one probe: sizes r
 class Replay:
     """What is needed to make an outermost call again: copies of its inputs, as they were before the call."""
 
-    module: nn.Module | None
+    module: nn.Module | None  # None where the inputs could not be copied, or are not kept any longer
     function: str
     args: list
     kwargs: dict
@@ -48,15 +48,20 @@ def keep_inputs(letters: dict[str, int]) -> Callable[[tuple, Callable], Replay]:
         if len(kept) > MAX_PROBED:
             kept[-1].args, kept[-1].kwargs, kept[-1].known, kept[-1].module = [], {}, [], None
         found = batch_and_length([*args, *kwargs.values()], letters)
-        memo: dict[int, Any] = {}
-        args, kwargs = duplicate(args, memo), duplicate(kwargs, memo)
-        replay = Replay(module, function, args, kwargs, found, _autocast(), torch.is_grad_enabled())
-        copies = [(made, known(original)) for original, made in memo.values() if isinstance(original, torch.Tensor)]
-        replay.known = [(made, value) for made, value in copies if value is not None]
-        kept.append(replay)
-        return replay
+        kept.append(Replay(None, function, [], {}, found, _autocast(), torch.is_grad_enabled()))
+        with contextlib.suppress(RuntimeError):  # tensors inside of a function transform can't be copied
+            _keep_copies(kept[-1], module, args, kwargs, known)
+        return kept[-1]
 
     return keep
+
+
+def _keep_copies(replay: Replay, module: nn.Module, args: list, kwargs: dict, known: Callable) -> None:
+    memo: dict[int, Any] = {}
+    replay.args, replay.kwargs = duplicate(args, memo), duplicate(kwargs, memo)
+    copies = [(made, known(original)) for original, made in memo.values() if isinstance(original, torch.Tensor)]
+    replay.known = [(made, value) for made, value in copies if value is not None]
+    replay.module = module
 
 
 def _autocast() -> list[tuple[str, torch.dtype]]:

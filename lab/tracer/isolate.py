@@ -100,7 +100,7 @@ def _copy_tensor(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.layout == torch.strided and not tensor.is_nested and made.stride() != tensor.stride():
             storage = tensor.untyped_storage().clone()
             made = tensor.new_empty(0).set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
-    return made.requires_grad_(tensor.requires_grad and tensor.is_leaf)
+    return made.requires_grad_() if tensor.requires_grad and tensor.is_leaf else made
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -159,12 +159,13 @@ def _stand_in(name: str, value: Any, memo: dict) -> Any:
         return {key: _stand_in_parameter(parameter, memo) for key, parameter in value.items()}
     if name == "_modules":
         return dict(value)
-    if _is_hooks(name):  # weight norm and the like live in hooks: they go on working
+    if is_hooks(name):  # weight norm and the like live in hooks: they go on working
         return value
     return duplicate(value, memo)
 
 
-def _is_hooks(name: str) -> bool:
+def is_hooks(name: str) -> bool:
+    """Whether a module keeps hooks under this attribute."""
     return name.endswith("_hooks") or "_hooks_" in name
 
 
@@ -202,7 +203,7 @@ class Outside:
         for module in modules:
             self._class(type(module))
             for name, hooks in vars(module).items():
-                if _is_hooks(name) and isinstance(hooks, dict):
+                if is_hooks(name) and isinstance(hooks, dict):
                     self._container(hooks, 0)
 
     def restore(self) -> None:

@@ -33,7 +33,7 @@ class Names:
         if learned is not None and (len(self.probes) >= MAX_PROBED or self._nothing_new(index, call, twins)):
             namer = Namer([own, *self.namers[learned].runs])
             runs = {i: tuple((None, *sizes) for sizes in twin.runs) for i, twin in twins.items()}
-        elif probe and len(self.probes) < MAX_PROBED and call.replay.module is not None:
+        elif probe and len(self.probes) < MAX_PROBED:
             namer, runs = self._probed(index, call, own)
         else:
             namer, runs = Namer([own]), {}
@@ -50,6 +50,9 @@ class Names:
 
     def _probed(self, index: int, call: Scope, own: dict[str, int]) -> tuple[Namer, dict[int, tuple[Sizes, ...]]]:
         self.probes[index] = []
+        if call.replay.module is None:
+            self.notes.append(f"no runs with other sizes: the inputs of {call.title()} can't be copied")
+            return Namer([own]), {}
         try:
             probes = self.probes[index] = run_probes(call, self.config)
         except Exception as problem:  # the trace is worth having without them, and an error under way must not be lost
@@ -135,12 +138,16 @@ def _open_letters(values: list[Value], runs: dict[int, tuple[Sizes, ...]], namer
 
 def _give_symbols(values: list[Value], runs: dict[int, tuple[Sizes, ...]], namer: Namer) -> None:
     unknown = (None,) * (len(namer.runs) - 1)
+    named: dict[tuple, tuple] = {}  # most shapes occur many times
     for value in values:
         if value.shape is None:
             continue
-        found = runs.get(value.index) or tuple((size, *unknown) for size in value.shape)
-        value.runs = tuple((size, *others[1:]) for size, others in zip(value.shape, found))
-        value.symbols = tuple(_symbol(sizes, namer) for sizes in value.runs)
+        key = value.shape, runs.get(value.index)
+        if key not in named:
+            others = [sizes[1:] for sizes in key[1]] if key[1] is not None else [unknown] * len(value.shape)
+            found = tuple((size, *rest) for size, rest in zip(value.shape, others))
+            named[key] = found, tuple(_symbol(sizes, namer) for sizes in found)
+        value.runs, value.symbols = named[key]
 
 
 def _symbol(sizes: Sizes, namer: Namer) -> str:

@@ -32,7 +32,7 @@ __all__ = [
     "other_sizes", "rebuilt", "resized", "run_probes", "sizes_of", "tensors_of", "with_sizes",
 ]  # fmt: skip
 
-MAX_SECONDS = 3.0  # no further reading of the inputs is tried after so long
+MAX_SECONDS = 3.0  # no further sizes, and no further reading of the inputs, are tried after so long
 MAX_REBUILT = 200_000_000  # parameters of the largest model that is made anew in other sizes
 
 
@@ -49,21 +49,21 @@ class Probe:
     twins: dict[int, Any] = field(default_factory=dict)  # by index of a recorded tensor, the one in its place here
     aligned: int = 0  # how many events of the recorded run happened here at the same place
     parted: Scope | Op | None = None  # where the recorded run did something else than this one
-    complete: bool = False  # the whole run took the same path
+    complete: bool = False  # the whole run took the same path, if need be to the same failure
     skipped: str = ""  # why it was not made
 
     def note(self) -> str:
         """One line saying why this run does not tell all sizes; "" if it does."""
+        if self.complete:
+            return ""
         if self.skipped:
             return f"no run with {self.what}: {self.skipped}"
         if self.error is not None:
             message = str(self.error).strip().split("\n")[0][:160]
             where = f" in {_place(self.failed_at)}" if self.failed_at is not None else ""
             return f"the run with {self.what} failed{where}: {type(self.error).__name__}: {message}"
-        if not self.complete:
-            where = f" from {_place(self.parted)} on" if self.parted is not None else ""
-            return f"the run with {self.what} took another path{where}: sizes there are named without it"
-        return ""
+        where = f" from {_place(self.parted)} on" if self.parted is not None else ""
+        return f"the run with {self.what} took another path{where}: sizes there are named without it"
 
 
 def _place(item: Scope | Op) -> str:
@@ -85,7 +85,7 @@ def run_probes(call: Scope, config: Any) -> list[Probe]:
     for letter in INPUTS:
         if letter in letters:
             probes += _until_complete(call, old, letter, _sizes_to_try(letter, letters[letter]))
-    if config is not None and call.replay.module is not None:
+    if old.keys() - set(INPUTS):
         probes.append(_other_model(call, config, old, attempt=0))
     return probes
 
@@ -101,7 +101,7 @@ def more_probes(call: Scope, config: Any, probes: list[Probe], letters: set[str]
         if letter in letters and ran:
             free = [n for n in (size - 2, size + 2, 2 * size, size + 3) if n > 1 and n not in ran]
             more += [probe for probe in _until_complete(call, old, letter, free) if probe.complete]
-    if letters - set(INPUTS) and probes[-1].complete and config is not None and call.replay.module is not None:
+    if letters - set(INPUTS) and probes[-1].complete:
         more += [probe for probe in [_other_model(call, config, old, attempt=1)] if probe.complete]
     return more
 
@@ -115,12 +115,14 @@ def _sizes_to_try(letter: str, size: int) -> list[int]:
 
 def _until_complete(call: Scope, old: dict, letter: str, sizes: list[int]) -> list[Probe]:
     """The run with the first of these sizes, and, if that one did not take the same path, with the first that does."""
-    first = None
+    first, begun = None, time.perf_counter()
     for size in sizes:
         probe = _probe(call, old, old | {letter: size}, f"{letter}={size}")
         if probe.complete:
             return [probe] if first is None else [first, probe]
         first = first or probe
+        if time.perf_counter() - begun > MAX_SECONDS:
+            break
     return [first] if first is not None else []
 
 
@@ -157,6 +159,7 @@ def run_again(probe: Probe, replay: Replay, module: nn.Module, args: list, kwarg
             method(*args, **kwargs)
     except Exception as error:
         probe.error = error.with_traceback(None)  # its frames hold tensors
+        error.__context__ = None
         probe.failed_at = recorder.error[0] if recorder and recorder.error else None
     finally:
         set_profile(before)
@@ -222,7 +225,7 @@ def align(call: Scope, probe: Probe) -> None:
     if probe.call is None:
         return
     _align_scopes(call, probe.call, probe)
-    probe.complete = probe.parted is None and probe.error is None
+    probe.complete = probe.parted is None and (probe.error is not None) == call.failed
 
 
 def _align_scopes(mine: Scope, other: Scope, probe: Probe) -> None:

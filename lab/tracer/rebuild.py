@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lab.tracer.inputs import evaluate
-from lab.tracer.isolate import duplicate
+from lab.tracer.isolate import duplicate, is_hooks
 from lab.tracer.sizes import INPUTS, LETTERS, SMALL, Namer, field_of, sizes_of, with_sizes
 
 MAX_SECONDS = 2.0  # spent on finding out what a module was made with
@@ -30,11 +30,13 @@ def rebuilt(module: nn.Module, old_config: Any, new_config: Any, sizes: tuple[di
 
 
 def _adapt(module: nn.Module, twin: nn.Module, old_config: Any, new_config: Any, sizes: tuple) -> None:
-    """Gives a new module what the old one was given after construction: switches, attributes, other parts."""
+    """Gives a new module what the old one was given after construction: switches, attributes, hooks, other parts."""
     for name, value in vars(module).items():
         is_new = name not in vars(twin) and not isinstance(value, (torch.Tensor, types.FunctionType))
         if is_new or type(value) in (bool, str):
             vars(twin)[name] = duplicate(value, {})
+        elif is_hooks(name) and value and not vars(twin)[name]:
+            vars(twin)[name].update(value)
     for name, child in module.named_children():
         child = getattr(child, "_orig_mod", child)
         other = getattr(twin, name, None)

@@ -94,7 +94,7 @@ class Recorder(TorchFunctionMode):
         self._scopes: list[Scope] = []
         self._current: Scope | Op = self._root
         self._saved: set[int] = set()  # storages kept for backward by the outermost call that is open
-        self._hooks: saved_tensors_hooks | None = None
+        self._hooks: saved_tensors_hooks | None = None  # only inside the session
 
     # ---- entering and leaving
 
@@ -177,7 +177,7 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        name = func.__name__
+        name = getattr(func, "__name__", None) or type(func).__name__
         if name == "__get__":
             name = getattr(getattr(func, "__self__", None), "__name__", name)
             if name in _GETTERS:
@@ -249,18 +249,21 @@ class Recorder(TorchFunctionMode):
 
     def _profile_function(self) -> Callable:
         stack, kinds, before = self._stack, self._kinds, self._before
-        enter, leave, classify = self._enter, self._leave, self._classify
+        enter, leave, classify, notes = self._enter, self._leave, self._classify, self.notes
         chained = before if callable(before) else None
 
         def profile(frame: FrameType, event: str, arg: Any) -> None:
-            if event == "call":
-                kind = kinds.get(id(frame.f_code))
-                if kind is None:
-                    kind = classify(frame.f_code)
-                if kind:
-                    enter(frame, kind)
-            elif event == "return" and stack[-1].frame is frame:
-                leave(frame, arg)
+            try:
+                if event == "call":
+                    kind = kinds.get(id(frame.f_code))
+                    if kind is None:
+                        kind = classify(frame.f_code)
+                    if kind:
+                        enter(frame, kind)
+                elif event == "return" and stack[-1].frame is frame:
+                    leave(frame, arg)
+            except Exception as problem:  # must not become the model's: said below the trace
+                notes.append(f"not recorded: {frame.f_code.co_qualname}: {type(problem).__name__}: {problem}")
             if chained is not None:
                 chained(frame, event, arg)
 
@@ -286,7 +289,8 @@ class Recorder(TorchFunctionMode):
 
     def _enter(self, frame: FrameType, kind: int) -> None:
         if kind == STOPS_HOOKS:
-            return self._give_way()
+            self._give_way()
+            return
         code, parent, values = frame.f_code, self._stack[-1], frame.f_locals
         owner = owner_of(code, values)
         outermost = parent is self._root
@@ -301,20 +305,16 @@ class Recorder(TorchFunctionMode):
             scope.lasti = parent.frame.f_lasti
         if owner is not None:
             scope.owner, scope.training, scope.module = type(owner).__name__, owner.training, owner
-            if owner is parent.module and scope.function == parent.function and code is not parent.code:
-                scope.function = _short_qualname(code)  # super().forward()
-        elif scope.function == "forward":
-            scope.function = _short_qualname(code)  # of a torch.autograd.Function
-        self._note_arguments(scope, values, owner)
+        scope.function = _function_name(code, owner, parent)
         if outermost:
             self._begin_call(scope, values, owner)
         else:
             parent.children.append(scope)
+        self._note_arguments(scope, values, owner)
         self._stack.append(scope)
         self._scopes.append(scope)
         self._current, self.error = scope, None
         scope.seconds = time.perf_counter()
-        return
 
     def _note_arguments(self, scope: Scope, values: dict[str, Any], owner: nn.Module | None) -> None:
         known = len(self.values)
@@ -337,9 +337,9 @@ class Recorder(TorchFunctionMode):
 
     def _give_way(self) -> None:
         """`torch.func` refuses to run while there are hooks for saved tensors."""
-        if self._hooks is not None and len(self._stack) > 1:
+        if self._hooks is not None:
             self._stop_hooks()
-            self.notes.append("bytes saved for backward are counted up to the first use of torch.func, which bars it")
+            self.notes.append("bytes saved for backward are counted up to the first use of torch.func")
 
     def _leave(self, frame: FrameType, output: Any) -> None:
         scope = self._stack.pop()
@@ -356,9 +356,13 @@ class Recorder(TorchFunctionMode):
             self.error = None  # what failed inside was caught inside
 
 
-def _short_qualname(code: CodeType) -> str:
-    """`RMSNorm.forward`"""
-    return ".".join(code.co_qualname.split(".")[-2:])
+def _function_name(code: CodeType, owner: nn.Module | None, parent: Scope) -> str:
+    """`forward`; `Norm.forward` for that of a base class called by the module's own, or of an autograd function."""
+    inherited = owner is not None and owner is parent.module
+    inherited = inherited and code.co_name == parent.function and code is not parent.code
+    if inherited or (owner is None and code.co_name == "forward"):
+        return ".".join(code.co_qualname.split(".")[-2:])
+    return code.co_name
 
 
 def _unpack(kept: tuple[torch.Tensor, int]) -> torch.Tensor:

@@ -28,7 +28,7 @@ class Value:
     def __init__(self, tensor: torch.Tensor):
         try:
             self.shape: tuple[int, ...] | None = tuple(tensor.shape)
-        except RuntimeError:  # strided nested tensors and uninitialised parameters refuse to give one
+        except Exception:  # strided nested tensors, uninitialised parameters and others refuse to give one
             self.shape = None
         self.dtype, self.device = tensor.dtype, tensor.device
 
