@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from config import ModelConfig
 from recipe import Add, Args, Branches, Group, Lane, Layer, RecipeError, Set, Step, Tap, Unit, at_depth, parse
-from tools import LoggingModule, log_io
+from tools import LoggingModule, log_io, see_through
 
 LAYERS: dict[str, type] = {}  # every registered block by name
 
@@ -561,11 +561,13 @@ class RecipeLayer(LoggingModule):
             return self._run(self.lanes[0], x, x, ctx)[1]
         return self._merge(self.lanes, x, ctx)
 
+    @see_through
     def _merge(self, lanes: tuple[Lane_, ...], r: Tensor, ctx: Context) -> Tensor:
         """Lanes side by side, each from r: r plus what each of them added."""
         ends = [self._run(lane, r, r, ctx)[1] for lane in lanes]
         return r + sum(end - r for end in ends)
 
+    @see_through
     def _run(self, moves: Lane_, r: Tensor, x: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
         for move in moves:
             body = move.step.body
@@ -583,6 +585,7 @@ class RecipeLayer(LoggingModule):
                 ctx.taps[name] = x
         return r, x
 
+    @see_through
     def _call(self, move: Move, x: Tensor, ctx: Context) -> Tensor:
         for turn, name in enumerate(move.names):
             module = getattr(self, name)
@@ -593,6 +596,7 @@ class RecipeLayer(LoggingModule):
             x = module(x, ctx.at(f"{name}.{turn}" if move.step.shared else name), **taps)
         return x
 
+    @see_through
     def _group(self, move: Move, r: Tensor, x: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
         for turn, lanes in enumerate(move.inner):
             inside = ctx.at(turn) if move.step.shared else ctx  # the same modules again: a state for each time
@@ -602,6 +606,7 @@ class RecipeLayer(LoggingModule):
                 r = x = self._merge(lanes, r, inside)
         return r, x
 
+    @see_through
     def _join(self, move: Move, x: Tensor, ctx: Context) -> Tensor:
         join = dict(move.step.body.args).get("join", "sum")
         for turn, lanes in enumerate(move.inner):
@@ -616,6 +621,7 @@ class RecipeLayer(LoggingModule):
                 x = sum(parts) / (len(parts) if join == "mean" else 1)
         return x
 
+    @see_through
     def _added(self, move: Move, x: Tensor, ctx: Context) -> Tensor:
         """What `+` adds: x or a tap, scaled, gated and dropped out as its options say.
 

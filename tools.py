@@ -8,7 +8,7 @@ from lab.live import LoggingModule
 from lab.plots import plot_column_from_csv
 from lab.saving import load_model, save_model
 from lab.show_source import show_source
-from lab.tracer import diff, log_io, trace
+from lab.tracer import diff, log_io, see_through, trace
 
 __all__ = [
     "LoggingModule",
@@ -17,6 +17,7 @@ __all__ = [
     "log_io",
     "plot_column_from_csv",
     "save_model",
+    "see_through",
     "show_source",
     "trace",
 ]

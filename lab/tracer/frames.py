@@ -51,6 +51,18 @@ def _mark(function: Callable, signature: str | None = None) -> Callable:
     return function
 
 
+SEE_THROUGH: dict[int, CodeType] = {}  # by id, as above
+
+
+def see_through(function: Callable) -> Callable:
+    """Mark a function that a trace does not show: what it does counts as done by the line that called it.
+
+    For steps of an interpreter, such as the one that runs a recipe. Returns the function itself, unchanged.
+    """
+    SEE_THROUGH[id(function.__code__)] = function.__code__
+    return function
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Frames
 

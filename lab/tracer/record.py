@@ -31,7 +31,7 @@ from torch.autograd.graph import disable_saved_tensors_hooks, saved_tensors_hook
 from torch.overrides import TorchFunctionMode
 
 from lab.tracer.calls import Op, Scope
-from lab.tracer.frames import MARKS, arguments_of, call_arguments, ends_normally, owner_of, set_profile
+from lab.tracer.frames import MARKS, SEE_THROUGH, arguments_of, call_arguments, ends_normally, owner_of, set_profile
 from lab.tracer.places import Places
 from lab.tracer.values import PLAIN, Value, describe, tensors_in
 
@@ -273,7 +273,7 @@ class Recorder(TorchFunctionMode):
         """The kind of a code object that is met for the first time."""
         name, file = code.co_name, code.co_filename
         foreign = file.startswith(FOREIGN) and (file not in self._model.files or file.startswith(_TORCH))
-        if code.co_flags & _GENERATOR:
+        if code.co_flags & _GENERATOR or id(code) in SEE_THROUGH:
             kind = NO_SCOPE  # it runs in pieces, so that its operations count as those of the line that draws on it
         elif id(code) in MARKS:
             kind = SCOPE
