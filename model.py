@@ -71,7 +71,7 @@ class Context:
     span: int = 0  # the largest of `seen`, as a plain number
     aux: dict = field(default_factory=dict)  # auxiliary losses by (slot, name)
     taps: dict = field(default_factory=dict)  # what a recipe kept with `@name` in this forward pass
-    memory: Tensor | None = None  # (B, S, D): what cross-attention looks at
+    memory: Tensor | None = None  # what cross-attention looks at: S vectors of width D for each row
     slot: str = ""  # whose turn it is; set by the stack, so that shared weights keep separate states
 
     def at(self, slot) -> "Context":

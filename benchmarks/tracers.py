@@ -191,7 +191,16 @@ def this_project() -> Tool:
         "probe=False": lambda model, x: run(model, x, probe=False),
         'level="op"': lambda model, x: run(model, x, level="op"),
     }
-    return Tool(ways, str, look, run)
+
+    def fail(model: nn.Module, x: Tensor) -> None:
+        tr = trace(model, names=CFG)
+        try:
+            with tr:
+                model(x)
+        finally:
+            print(tr)  # what was recorded up to the failure
+
+    return Tool(ways, str, look, fail)
 
 
 def torchinfo() -> Tool:

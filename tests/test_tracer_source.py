@@ -52,6 +52,7 @@ def traces_of(module) -> list:
         gpt(tokens[:, 4:], ctx)
 
     add({"num_layers": 1}, decode)
+    add({"num_layers": 1, "recipe": 'Norm->[Attn|MLP](join="gate")->+(layer_scale=0.5)'}, lambda gpt: gpt(tokens))
     return made
 
 
