@@ -18,7 +18,10 @@ from dataclasses import dataclass, field
 from types import FrameType, ModuleType, TracebackType
 from typing import Any
 
-from lab.tracer.record import FOREIGN, Op, Scope
+from lab.tracer.failure import Failure, climb, failed_scopes, find_failure
+from lab.tracer.hints import clash_of, hint_for
+from lab.tracer.record import Op, Scope
+from lab.tracer.repair import constructor_line, mend
 from lab.tracer.source import expression_at, line_at, operands, short_file, source_of, statement_at
 from lab.tracer.values import Value, numbers, render, shape_text, tensors_in
 from lab.tracer.view import op_name
@@ -84,18 +87,6 @@ def _shape(value: Value) -> str:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Failure:
-    """Where an exception came from: a place in someone's own code, and the recorded operation there, if it was one."""
-
-    scope: Scope  # the innermost recorded call of own code
-    frame: FrameType
-    lasti: int
-    line: int
-    item: Op | Scope | None  # the operation, or the call of one of PyTorch's modules, that failed at that place
-    op: Op | None  # the operation itself, perhaps inside that module
-
-
 def make_card(trace: Any, error: BaseException, traceback: TracebackType | None, recorded: Any) -> Card | None:
     """The card of an exception that ended a session; None where nothing of the model was running."""
     failure = find_failure(trace.calls, traceback, recorded)
@@ -109,8 +100,6 @@ def make_card(trace: Any, error: BaseException, traceback: TracebackType | None,
     card = Card(_title(failure.scope), code.co_filename, failure.line, text)
     if failure.item is not None:
         card.operands = _operands(failure, node, source, trace.model)
-        from lab.tracer.hints import clash_of
-
         card.clash = clash_of(failure.op or failure.item)
     else:
         card.operands = _locals_of(failure, node)
@@ -120,9 +109,6 @@ def make_card(trace: Any, error: BaseException, traceback: TracebackType | None,
 
 
 def _add_hint(card: Card, trace: Any, failure: Failure, error: BaseException) -> None:
-    from lab.tracer.hints import hint_for
-    from lab.tracer.repair import mend
-
     if not isinstance(error, Exception) or isinstance(statement_at(failure.frame.f_code, failure.lasti), ast.Raise):
         return  # someone raised it on purpose, and its own message says what is wrong
     card.fix, places = mend(trace, failure, error)
@@ -133,57 +119,6 @@ def _add_hint(card: Card, trace: Any, failure: Failure, error: BaseException) ->
     card.places = places[:3] if failure.op is not None or isinstance(error, AssertionError) else []
     if card.places:
         card.hint += ("\n        " if card.hint else "") + "look at " + ", ".join(f":{line}" for _, line in card.places)
-
-
-def find_failure(calls: list[Scope], traceback: TracebackType | None, recorded: Any) -> Failure | None:
-    """Follows the traceback down to the innermost frame of someone's own code inside the model's call."""
-    failed = _failed_scopes(calls)
-    if not failed:
-        return None
-    inside, found = False, None
-    codes = {id(scope.code) for scope in failed}
-    while traceback is not None:
-        frame = traceback.tb_frame
-        inside = inside or id(frame.f_code) in codes
-        if inside and not is_foreign(frame.f_code.co_filename):
-            found = (frame, traceback.tb_lasti, traceback.tb_lineno)
-        traceback = traceback.tb_next
-    if found is None:
-        return None
-    frame, lasti, line = found
-    own = [scope for scope in failed if scope.code is frame.f_code] or [
-        s for s in failed if not is_foreign(s.code.co_filename)
-    ]
-    scope = own[-1] if own else failed[-1]
-    op = recorded[0] if recorded and isinstance(recorded[0], Op) else None
-    item = climb(op) if op is not None else None
-    if item is None or item.parent is not scope:  # something else failed after the last operation that did
-        item = op = None
-    return Failure(scope, frame, lasti, line, item, op)
-
-
-def _failed_scopes(calls: list[Scope]) -> list[Scope]:
-    """The chain of calls that were open when the exception passed, outermost first."""
-    chain: list[Scope] = []
-    level: list = list(calls)
-    while level:
-        last = next((item for item in reversed(level) if isinstance(item, Scope) and item.failed), None)
-        if last is None:
-            break
-        chain.append(last)
-        level = last.children
-    return chain
-
-
-def is_foreign(file: str) -> bool:
-    return file.startswith((*FOREIGN, "<"))
-
-
-def climb(item: Op | Scope) -> Op | Scope:
-    """The operation, or the call of a module of PyTorch's around it, as it stands in someone's own code."""
-    while item.parent is not None and item.parent.parent is not None and is_foreign(item.parent.code.co_filename):
-        item = item.parent
-    return item
 
 
 def _title(scope: Scope) -> str:
@@ -241,8 +176,6 @@ def _where(place: tuple[str, int], here: Scope) -> str:
 
 
 def _operands(failure: Failure, node: ast.AST | None, source: Any, model: Any) -> list[Operand]:
-    from lab.tracer.repair import constructor_line
-
     item = failure.item
     parts = operands(node, _is_module_name(failure.frame)) if node is not None else []
     if isinstance(item, Op):
@@ -318,7 +251,7 @@ def _known(scope: Scope, tensor: Any) -> Value:
 
 def _last_good(calls: list[Scope]) -> str:
     """What came back last before the failure, with its shape: a call, or an operation with its line."""
-    for scope in reversed(_failed_scopes(calls)):
+    for scope in reversed(failed_scopes(calls)):
         for item in reversed(scope.children):
             outputs = item.outputs() if isinstance(item, Op) else list(tensors_in(item.output))
             if item.failed or not outputs:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lab.tracer import probe as probing
-from lab.tracer.card import climb, is_foreign
+from lab.tracer.failure import climb, is_foreign
 from lab.tracer.record import Op
 from lab.tracer.source import expression_at, source_of
 from lab.tracer.values import Value, tensors_in

@@ -30,8 +30,8 @@ import torch
 from torch import nn
 
 from lab.tracer import probe as probing
-from lab.tracer.card import Failure, climb, is_foreign
 from lab.tracer.edits import Edit, Scenery, edits_of
+from lab.tracer.failure import Failure, climb, is_foreign
 from lab.tracer.record import Op, Scope
 from lab.tracer.source import function_node, read, short_file, statement_at
 from lab.tracer.values import Value

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lab.tracer.card import climb
+from lab.tracer.failure import climb
 from lab.tracer.record import Op, Scope
 from lab.tracer.source import expression_at, line_at, short_file, source_of
 from lab.tracer.values import Value, tensors_in
