@@ -244,4 +244,6 @@ def trace(
     if names is None:
         names = next((getattr(model, name) for name in ("cfg", "config") if hasattr(model, name)), None)
         names = names if names is not None and any(field_of(names, letter) for letter in LETTERS) else None
+    if names is not None:
+        sizes_of(names)  # raises here, at the call, if it holds no sizes
     return Trace(model, level, names, probe, stats, timing, check, only)

@@ -360,7 +360,8 @@ def op_name(item: Item) -> str:
     if isinstance(item, Op):
         return SYMBOLS.get(item.name, item.name.strip("_") if item.name.startswith("__") else item.name)
     if item.is_module:
-        return item.path.rsplit(".", 1)[-1] or item.owner
+        name = item.path.rsplit(".", 1)[-1]
+        return f"{name} {item.owner}" if name.isdigit() else name or item.owner
     return f"{item.function}()"
 
 
