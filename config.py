@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import recipe as recipes
 
-NORMS = ("RMSNorm", "LayerNorm", "CosineNorm")
+NORMS = ("RMSNorm", "LayerNorm", "CosineNorm", "DyT", "none")
 NONLINEARITIES = ("silu", "gelu", "relu", "relu2", "tanh", "sigmoid")
-POSITIONS = ("rope", "learned", "sinusoidal", "none")
+POSITIONS = ("rope", "rope_interleaved", "learned", "sinusoidal", "alibi", "none")
 ANNEALS = ("cosine", "linear", "constant", "wsd")
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -114,9 +114,11 @@ class ModelConfig(Config):
     post_norm: bool = False  # a second norm on each block's output, before it is added (sandwich norm)
     # ends
     positions: str = "rope"  # one of POSITIONS: how a token knows where it stands
+    rope_dim: int | None = None  # channels of each head that RoPE turns, the rest knowing no position; None: all
     rope_theta: float = 10_000.0  # RoPE's slowest wavelength: larger reaches further, at less resolution
     scale_first_residual: bool = False  # multiply embeddings by sqrt(dim), as the first Transformer and Gemma do
     tied_head: bool = True  # read logits off with the embedding matrix: saves V x dim parameters
+    embed_dim: int | None = None  # width of the embeddings, which a second matrix brings to dim: saves much of V x dim
     dropout_rate: float = 0.0  # share of activations dropped in training: helps when text is seen many times
 
     def __post_init__(self):
@@ -138,6 +140,11 @@ class ModelConfig(Config):
             raise ValueError(f"mlp_hidden={self.mlp_hidden} must be at least 1: raise mlp_hidden_mult, or set it")
         if not 0 <= self.dropout_rate < 1:
             raise ValueError(f"dropout_rate={self.dropout_rate} must be in [0, 1): it is the share that is dropped")
+        if self.embed_dim is not None and not 1 <= self.embed_dim < self.dim:
+            raise ValueError(
+                f"embed_dim={self.embed_dim} must be from 1 to dim - 1 = {self.dim - 1}: a wider embedding would cost "
+                "parameters and add nothing; None: embeddings of width dim, and no second matrix"
+            )
         if self.norm_eps <= 0 or self.rope_theta <= 0:
             raise ValueError(f"norm_eps={self.norm_eps} and rope_theta={self.rope_theta} must be positive")
         if self.norm_bias and not self.norm_affine:
@@ -160,8 +167,12 @@ class ModelConfig(Config):
                 )
             object.__setattr__(self, "head_dim", Derived(self.dim // self.num_q_heads))
         _at_least(self, 1, "head_dim")
-        if self.positions == "rope" and self.head_dim % 2:
+        if not self.positions.startswith("rope"):
+            return
+        if self.rope_dim is None and self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} must be even for RoPE, which rotates pairs of channels")
+        if self.rope_dim is not None and (self.rope_dim % 2 or not 2 <= self.rope_dim <= self.head_dim):
+            raise ValueError(f"rope_dim={self.rope_dim} must be even, from 2 to head_dim={self.head_dim}, or None: all")
 
 
 @dataclass(frozen=True)
@@ -278,3 +289,19 @@ PRESETS = {
     ),
     "30m": ModelConfig(**_LLAMA3_STYLE, dim=512, num_layers=8, num_q_heads=8, num_kv_heads=8, mlp_hidden=1376),
 }
+
+# Layers as text: what they are called, and where they come from. `PRESETS["debug_griffin"]` is the smallest of each.
+RECIPES = {
+    "llama": PRE_NORM,  # Touvron et al. 2023, arXiv 2302.13971
+    "post_norm": "Attn->+->Norm->=->MLP->+->Norm",  # Vaswani et al. 2017, arXiv 1706.03762
+    "sandwich": SANDWICH,  # Ding et al. 2021, arXiv 2105.13290; Gemma 2, Grok
+    "parallel": "Norm->[Attn|MLP]->+",  # GPT-J, Wang & Komatsuzaki 2021
+    "arctic": "Norm->Attn->+->Norm->MLP->+||Norm->MoE->+",  # Snowflake 2024: experts beside the whole layer
+    "griffin": "{Norm->RGLRU->+->Norm->MLP->+}*2->Norm->Attn(window=128)->+->Norm->MLP->+",  # arXiv 2402.19427
+    "mamba": "Norm->Mamba->+",  # Gu & Dao 2023, arXiv 2312.00752
+    "hybrid": "Norm->Mamba->+->Norm->Attn->+->Norm->MLP->+",  # as in Jamba, arXiv 2403.19887
+    "local_global": "Norm->Attn(window=cyc(16,none))->+->Norm->MLP->+",  # Gemma 2, arXiv 2408.00118
+    "shared_ffn": "Norm->Attn->+->Norm->MLP#ffn->+",  # one MLP for all layers; as ALBERT shares, arXiv 1909.11942
+    "twice": "{Norm->Attn->+->Norm->MLP->+}^2",  # each layer run twice; Universal Transformer, arXiv 1807.03819
+}
+PRESETS |= {f"debug_{name}": PRESETS["debug"].replace(recipe=text) for name, text in RECIPES.items()}

@@ -160,6 +160,7 @@ _TOKEN = re.compile(
     r"""\s*(?:(?P<number>-?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d+)?)|(?P<name>[A-Za-z_]\w*)|(?P<string>"(?:[^"\\]|\\.)*")"""
     r"""|(?P<sign>->|\|\||[-+=|{}\[\]()*^#@,]))"""
 )
+MAX_NESTING, MAX_DIGITS, MAX_TIMES = 40, 300, 1000
 _WORDS = {"true": True, "false": False, "none": None}
 _DEPTH = ("cyc", "lin")
 
@@ -182,6 +183,7 @@ class _Reader:
         self.text = text
         self.tokens = list(self._split())
         self.at = 0
+        self._check_nesting()
 
     def _split(self) -> Iterator[tuple[str, str, int]]:
         """(kind, text, column) of each token, and an ("end", "", column) behind them."""
@@ -197,6 +199,14 @@ class _Reader:
             yield match.lastgroup, match[match.lastgroup], match.start(match.lastgroup) + 1
             position = match.end()
         yield "end", "", end + 1
+
+    def _check_nesting(self) -> None:
+        """Brackets inside of brackets are read by functions inside of functions, of which Python has only so many."""
+        inside = 0
+        for kind, text, column in self.tokens:
+            inside += (kind == "sign") * ((text in "([{") - (text in ")]}"))
+            if inside > MAX_NESTING:
+                raise RecipeError(f"more than {MAX_NESTING} brackets inside of one another", self.text, column)
 
     # ---- tokens
 
@@ -233,13 +243,13 @@ class _Reader:
         layer = self.layer()
         if self.token[0] != "end":
             self.fail("expected '->', '||' or the end")
-        return Layer(layer.lanes, self.text)
+        return layer
 
     def layer(self) -> Layer:
         lanes = [self.lane()]
         while self.take("||"):
             lanes.append(self.lane())
-        return Layer(tuple(lanes))
+        return Layer(tuple(lanes), self.text)
 
     def lane(self) -> Lane:
         steps = [self.step()]
@@ -266,8 +276,9 @@ class _Reader:
     def count(self) -> int:
         column = self.token[2]
         text = self.kind("number", "how often, a whole number")
-        if not text.isdigit() or int(text) < 1:
-            raise RecipeError(f"expected how often, a whole number from 1 up, but there is {text!r}", self.text, column)
+        if not text.isdigit() or len(text) > len(str(MAX_TIMES)) or not 1 <= int(text) <= MAX_TIMES:
+            problem = f"expected how often, a whole number from 1 to {MAX_TIMES}, but there is {text[:20]!r}"
+            raise RecipeError(problem, self.text, column)
         return int(text)
 
     def unit(self, column: int) -> Unit | Branches | Group:
@@ -317,7 +328,7 @@ class _Reader:
         kind, text, column = self.token
         if kind == "number":
             self.at += 1
-            return int(text) if re.fullmatch(r"-?\d+", text) else _finite(float(text), text, self.text, column)
+            return self.number(text, column)
         if kind == "string":
             self.at += 1
             return self.string(text, column)
@@ -332,7 +343,7 @@ class _Reader:
             return _WORDS[text]
         if text in _DEPTH:
             self.need("(", f"after {text}")
-            return ByDepth(text, self.values(")"), column)
+            return self.by_depth(text, column)
         near = difflib.get_close_matches(text.lower(), [*_WORDS, *_DEPTH], n=1)
         remedy = f"did you mean {near[0]!r}?" if near else f'a text is written "{text}"'
         raise RecipeError(f"unknown value {text!r}", self.text, column, remedy)
@@ -340,23 +351,32 @@ class _Reader:
     def values(self, end: str) -> tuple[Value, ...]:
         if self.take(end):
             return ()
-        found = [self.value()]
-        while self.take(","):
+        found = []
+        while not found or self.take(","):
+            if self.token[1] == "@":
+                self.fail("expected a value that is no tap, since it stands in a list")
             found.append(self.value())
         self.need(end, "or ','")
         return tuple(found)
+
+    def by_depth(self, name: str, column: int) -> ByDepth:
+        value = ByDepth(name, self.values(")"), column)
+        try:
+            at_depth(value, 0, 1)
+        except ValueError as error:
+            raise RecipeError(str(error), self.text, column) from None
+        return value
+
+    def number(self, text: str, column: int) -> int | float:
+        if len(text) > MAX_DIGITS or abs(float(text)) == float("inf"):
+            raise RecipeError(f"the number {text[:20]}{'…' * (len(text) > 20)} is too large", self.text, column)
+        return int(text) if re.fullmatch(r"-?\d+", text) else float(text)
 
     def string(self, text: str, column: int) -> str:
         try:
             return json.loads(text)
         except json.JSONDecodeError as error:
             raise RecipeError(f"a string that cannot be read ({error.msg})", self.text, column) from None
-
-
-def _finite(value: float, text: str, recipe: str, column: int) -> float:
-    if value in (float("inf"), float("-inf")):
-        raise RecipeError(f"the number {text} is too large", recipe, column)
-    return value
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -422,6 +442,8 @@ def at_depth(value: Any, index: int, count: int) -> Any:
 
     Raises ValueError where `lin` is not given two numbers, or `cyc` nothing.
     """
+    if isinstance(value, tuple):
+        return tuple(at_depth(part, index, count) for part in value)
     if not isinstance(value, ByDepth):
         return value
     if value.name == "cyc":

@@ -130,21 +130,25 @@ class Step:
                 group["lr"] = group["peak_lr"] * self.lr / self.tcfg.lr_max
             optimizer.step()
         self.model.zero_grad(set_to_none=True)
+        for module in self.model.modules():
+            if hasattr(module, "after_step"):  # what a block changes by rule, not by gradient
+                module.after_step()
         self.count += 1
         return loss
 
     def backward(self, x: Tensor, y: Tensor) -> float:
-        """Adds up the gradients of all micro-batches; returns the mean loss."""
+        """Adds up the gradients of all micro-batches; returns the mean loss, without the blocks' auxiliary losses."""
         total, parts = 0.0, self.tcfg.grad_accum_steps
         if len(x) % parts:
             raise ValueError(f"grad_accum_steps={parts} must divide the {len(x)} rows of the batch")
         self.model.train()
         for part_x, part_y in zip(x.chunk(parts), y.chunk(parts), strict=True):
             part_x, part_y = part_x.to(self.device), part_y.to(self.device)
+            ctx = self.model.context(part_x)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                logits = self.model(part_x)  # (B, T, V)
+                logits = self.model(part_x, ctx)  # (B, T, V)
             loss = F.cross_entropy(logits.float().flatten(0, 1), part_y.flatten()) / parts
-            loss.backward()
+            (loss + sum(ctx.aux.values()) / parts).backward()
             total += loss.item()
         return total
 

@@ -2,6 +2,7 @@
 
     python benchmarks/recipes.py                      # the table, from benchmarks/recipes.csv
     python benchmarks/recipes.py --train              # trains each afresh first (about 10 minutes on one core)
+    python benchmarks/recipes.py --blocks             # the table of all blocks, read off their docstrings
 
 Each is trained for the same number of steps on the same batches of the built-in stories, with one seed: the curves
 show that a recipe learns, not which is best. The picture goes to docs/recipes.png.
@@ -9,6 +10,8 @@ show that a recipe learns, not which is best. The picture goes to docs/recipes.p
 
 import argparse
 import csv
+import inspect
+import re
 import sys
 import time
 from pathlib import Path
@@ -105,22 +108,55 @@ def picture(rows: list[dict]) -> None:
     figure.savefig(ROOT / "docs" / "recipes.png", dpi=110)
 
 
+def blocks_table() -> str:
+    """Name and arguments of every block, what it does in a line, and the papers that its docstring names."""
+    import blocks  # noqa: F401 registers the catalogue
+    from model import LAYERS
+
+    lines = ["| block | what it does | source |", "|---|---|---|"]
+    for name, cls in LAYERS.items():
+        parameters = list(inspect.signature(cls.__init__).parameters.values())[2:]
+        own = ", ".join(f"{p.name}={_default(p.default)}" for p in parameters if p.name != "inner")
+        inner = "{…}" if any(p.name == "inner" for p in parameters) else ""
+        text = inspect.getdoc(cls)
+        summary = " ".join(text.split("\n\n")[0].split()).replace("|", "\\|")
+        papers = list(dict.fromkeys(re.findall(r"arXiv\s+(\d{4}\.\d{4,5})", text)))
+        call = f"{name}({own})" if own else name
+        lines.append(f"| `{call}{inner}` | {summary} | {', '.join(f'arXiv {paper}' for paper in papers)} |")
+    return "\n".join(lines)
+
+
+def _default(value: object) -> str:
+    words = {None: "none", True: "true", False: "false"}
+    if value is None or isinstance(value, bool):
+        return words[value]
+    return f"{value:g}" if isinstance(value, int | float) else f'"{value}"'
+
+
+def _write(rows: list[dict]) -> None:
+    with CURVES.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", action="store_true")
+    parser.add_argument("--blocks", action="store_true")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--only", nargs="*", default=list(RECIPES), help="train these afresh and keep the others")
     options = parser.parse_args()
+    if options.blocks:
+        print(blocks_table())
+        return
     torch.set_num_threads(1)
-    if options.train:
-        rows = []
-        for name in RECIPES:
-            rows += curve(name, PRESETS[f"debug_{name}"], options.steps)
-            print(f"{name}: {rows[-1]['bits_per_byte']} bits/byte after {rows[-1]['seconds']} s", flush=True)
-        with CURVES.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(rows)
     rows = list(csv.DictReader(CURVES.open())) if CURVES.exists() else []
+    for name in options.only if options.train else ():
+        fresh = curve(name, PRESETS[f"debug_{name}"], options.steps)
+        print(f"{name}: {fresh[-1]['bits_per_byte']} bits/byte after {fresh[-1]['seconds']} s", flush=True)
+        rows = [row for row in rows if row["recipe"] != name] + fresh
+        _write(rows)
     if not rows:
         sys.exit(f"{shown(CURVES)} is missing: run with --train")
     picture(rows)

@@ -443,7 +443,7 @@ def check_time(subject: Subject) -> str:
     cfg = subject.cfg.replace(max_seq_len=max(TIMED, subject.cfg.max_seq_len), dim=64, head_dim=16)
     both = subject.fresh(cfg), RecipeLayer(cfg, parse("MQA"))
     best = [math.inf, math.inf]
-    for turn in range(9):  # taking turns, so that a busy moment of the machine hits both; the first one warms up
+    for turn in range(16):  # taking turns, so that a busy moment of the machine hits both; the first one warms up
         for i, layer in enumerate(both):
             seconds = _seconds(layer, cfg)
             best[i] = min(best[i], seconds) if turn else math.inf

@@ -47,11 +47,14 @@ def test_norms_equal_pytorch():
         "RMSNorm": F.rms_norm(x, (32,), w, 1e-5) + b,
         "LayerNorm": F.layer_norm(x, (32,), w, b, 1e-5),
         "CosineNorm": F.normalize(x, dim=-1) * w + b,
+        "DyT": torch.tanh(0.5 * x) * w + b,
+        "none": x,
     }
     assert set(expected) == set(NORMS) == set(model_file.NORMS)
     for name, y in expected.items():
         norm = make_norm(SMALL.replace(norm_type=name, norm_bias=True)).double()
-        norm.weight.data, norm.bias.data = w, b
+        if name != "none":
+            norm.weight.data, norm.bias.data = w, b
         torch.testing.assert_close(norm(x), y)
 
 
