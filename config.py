@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import recipe as recipes
 
 NORMS = ("RMSNorm", "LayerNorm", "CosineNorm", "DyT", "none")
-NONLINEARITIES = ("silu", "gelu", "relu", "relu2", "tanh", "sigmoid")
+NONLINEARITIES = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "tanh", "sigmoid")
 POSITIONS = ("rope", "rope_interleaved", "learned", "sinusoidal", "alibi", "none")
 ANNEALS = ("cosine", "linear", "constant", "wsd")
 OPTIMIZERS = ("adamw", "muon")
@@ -302,6 +302,8 @@ RECIPES = {
     "hybrid": "Norm->Mamba->+->Norm->Attn->+->Norm->MLP->+",  # as in Jamba, arXiv 2403.19887
     "local_global": "Norm->Attn(window=cyc(16,none))->+->Norm->MLP->+",  # Gemma 2, arXiv 2408.00118
     "shared_ffn": "Norm->Attn->+->Norm->MLP#ffn->+",  # one MLP for all layers; as ALBERT shares, arXiv 1909.11942
+    "value_residual": "Norm->ValueResidualAttn->+->Norm->MLP->+",  # Zhou et al. 2024, arXiv 2410.17897
+    "cross_attention": "Norm->Attn->+->Norm->CrossAttn->+->Norm->MLP->+",  # to ctx.memory; arXiv 1706.03762
     "twice": "{Norm->Attn->+->Norm->MLP->+}^2",  # each layer run twice; Universal Transformer, arXiv 1807.03819
 }
 PRESETS |= {f"debug_{name}": PRESETS["debug"].replace(recipe=text) for name, text in RECIPES.items()}

@@ -39,6 +39,20 @@ def settings(steps: int) -> TrainConfig:
     return TrainConfig(dataset="storyworld", batch_size=BATCH, max_iters=steps, device="cpu", num_threads=1)
 
 
+def with_memory(model: GPT) -> GPT:
+    """Gives cross-attention something to look at: eight fixed random vectors, the same for every row."""
+    bank = torch.randn(8, model.cfg.dim, generator=torch.Generator().manual_seed(0))
+    plain = model.context
+
+    def context(tokens: torch.Tensor, **options: object):
+        ctx = plain(tokens, **options)
+        ctx.memory = bank.expand(len(tokens), -1, -1)
+        return ctx
+
+    model.context = context
+    return model
+
+
 def curve(name: str, cfg: ModelConfig, steps: int) -> list[dict]:
     """Bits per byte on validation stories every few steps, and the seconds of training up to there."""
     tcfg, tok = settings(steps), get_tokenizer(cfg.vocab_size)
@@ -46,6 +60,7 @@ def curve(name: str, cfg: ModelConfig, steps: int) -> list[dict]:
     batches = data.Batches(data.tokenize(source, "train", tok), batch_size=BATCH, seq_len=cfg.max_seq_len, seed=1)
     documents = data.validation_documents(source, DOCUMENTS)
     step, rows, seconds = make_step(cfg, tcfg, "cpu"), [], 0.0
+    with_memory(step.model)
     for done in range(steps + 1):
         if done % EVERY == 0:
             bits = evaluate(step.model, tok, documents)["bits_per_byte"]
@@ -59,13 +74,14 @@ def curve(name: str, cfg: ModelConfig, steps: int) -> list[dict]:
 
 def costs(cfg: ModelConfig) -> dict[str, int]:
     """Parameters, FLOPs per token of a forward pass over a whole context, numbers kept per row while decoding."""
-    model, T = GPT(cfg), cfg.max_seq_len
+    model, T = with_memory(GPT(cfg)), cfg.max_seq_len
     tokens = torch.zeros(1, T, dtype=torch.int64)
     with torch.no_grad(), trace(model, names=cfg, probe=False) as tr:
         model(tokens)
     ctx = model.context(tokens, decode=True)
     with torch.no_grad():
-        model(tokens, ctx)
+        for t in range(T):  # one by one, as when a text is written
+            model(tokens[:, t : t + 1], ctx)
     kept = sum(t.numel() for t in _tensors(ctx.cache))
     return {"parameters": count_parameters(model)["total"], "flops": flops(tr.calls[0]) // T, "state": kept}
 
@@ -135,7 +151,7 @@ def _default(value: object) -> str:
 
 def _write(rows: list[dict]) -> None:
     with CURVES.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -56,7 +56,7 @@ class GatedDeltaNet(LoggingModule):
         if min(H, G, K, P) < 1 or H % G:
             raise ValueError(
                 f"heads={H}, key_heads={G}, key_dim={K} and expand x key_dim={P} must be at least 1, and key_heads "
-                f"must divide heads, so that each serves equally many"
+                "must divide heads, so that each serves equally many"
             )
         self.cfg, self.H, self.G = cfg, H, G
         self.Wq = nn.Linear(cfg.dim, G * K, bias=False)

@@ -4,11 +4,14 @@ Two more letters of the dimension key:  P  patches in a row: T // Z      Z  size
 
 Two wrappers, which meet in a recipe for a whole model (num_layers=1), L being "Norm->Attn->+->Norm->MLP->+":
 
-    'Patch(size=4,pool="concat"){{L}*6}->+->Within(size=4,ahead=true){{L}*2}'                       MegaByte
-    'Within(size=4){L}->Patch(size=4){{L}*6}->+->Within(size=4,ahead=true){{L}*2}'      Super Tiny Language Models
+    'Norm->=->Patch(size=4,pool="concat"){{L}*6}->+->Within(size=4,ahead=true){{L}*2}'                  MegaByte
+    'Norm->=->Within(size=4){L}->=->Patch(size=4){{L}*6}->+->Within(size=4,ahead=true){{L}*2}'
+                                                                                      Super Tiny Language Models
 
 What is before `Patch` is the byte encoder, what is in it the global model, what is behind it the byte decoder; the `+`
-gives the decoder the sum of the bytes themselves and what the global model said of the patches before them.
+gives the decoder the sum of the bytes themselves and what the global model said of the patches before them. `Norm->=`
+first brings the embeddings, which start small, to the size of the global model's output: without it the decoder hardly
+sees the bytes, and learns their frequencies and no more for hundreds of steps.
 """
 
 from dataclasses import replace

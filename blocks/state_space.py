@@ -102,16 +102,16 @@ class Mamba(LoggingModule):
 def selective_scan(
     dt: Tensor, u: Tensor, A: Tensor, b: Tensor, c: Tensor, start: Tensor, first: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Mamba's recurrence for all t at once: dt and u (B, T, W), A (W, N), b and c (B, T, N) -> y (B, T, W), h (B, T, W, N).
+    """Mamba's recurrence for all t at once: dt and u (B, T, W), A (W, N), b and c (B, T, N) -> y (B, T, W) and all h.
 
-    start: h before the row, (B, W, N). first: bool (B, T) where a document begins and the state is emptied; None:
-    nowhere. See `SelectiveScan`.
+    start: h before the row, (B, W, N); those returned are (B, T, W, N). first: bool (B, T), where a document begins and
+    the state is emptied; None: nowhere. See `SelectiveScan`.
     """
     return SelectiveScan.apply(dt, u, A, b, c, start, first)
 
 
 class SelectiveScan(torch.autograd.Function):
-    """The scan in chunks of L = sqrt(T) tokens: 2 L steps, each of them for all chunks at once.
+    """The scan in J chunks of L = sqrt(T) tokens: 2 L steps for all chunks at once, and J between the chunks.
 
     A first round through the chunks finds what each adds to the state and what share of the state it lets through;
     from these follow the states between the chunks, and a second round starts each chunk from there. Only products of

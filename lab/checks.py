@@ -26,8 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.gradcheck import GradcheckError, gradcheck
 
+from blocks.recipe_layer import RecipeLayer
 from config import ModelConfig
-from model import GPT, LAYERS, Context, RecipeLayer, find_block, make_context
+from model import GPT, LAYERS, Context, find_block, make_context
 from recipe import parse
 
 # Sizes that differ from one another, so that no mix-up of two dimensions goes unseen.
@@ -440,6 +441,7 @@ def check_learns(subject: Subject) -> str:
 @check("time")
 def check_time(subject: Subject) -> str:
     """Forward and backward over 256 tokens, as a multiple of what attention takes."""
+    # Wider than the other checks: at their width it is the number of calls that takes the time, not the work.
     cfg = subject.cfg.replace(max_seq_len=max(TIMED, subject.cfg.max_seq_len), dim=64, head_dim=16)
     both = subject.fresh(cfg), RecipeLayer(cfg, parse("MQA"))
     best = [math.inf, math.inf]

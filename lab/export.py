@@ -427,7 +427,7 @@ def _check_vocabulary(cfg: ModelConfig, tok: Tokenizer) -> None:
 
 
 def _plain_config(cfg: ModelConfig) -> ModelConfig:
-    """The config with the fewest settings for the same function: what `_plain_weights` works into the weights is off."""
+    """The config with the fewest settings for the same function, `_plain_weights` making up for the others."""
     settings = {
         "mlp_hidden": int(cfg.mlp_hidden),
         "mlp_hidden_mult": 2.0,
@@ -607,7 +607,8 @@ def _from_sentencepiece(tok: SentencePieceTokenizer):
     """The same pieces and merges. Spaces stay spaces here, so that the character U+2581 needs no exception.
 
     sentencepiece joins, of all neighbours that form a piece, those whose piece scores highest; a list of merges in the
-    order of the scores says the same.
+    order of the scores says the same. Of equal scores (Llama's runs of spaces) it takes the one furthest to the left;
+    what stands there has grown longest, so longer left parts come first.
     """
     import tokenizers
 
@@ -622,10 +623,10 @@ def _from_sentencepiece(tok: SentencePieceTokenizer):
     for piece, entry in zip(pieces, proto.pieces, strict=True):
         if entry.type == kinds.NORMAL:
             cuts = [(piece[:k], piece[k:]) for k in range(1, len(piece))]
-            merges += [(-entry.score, k, cut) for k, cut in enumerate(cuts) if set(cut) <= vocabulary.keys()]
+            merges += [(entry.score, *map(len, cut), cut) for cut in cuts if set(cut) <= vocabulary.keys()]
     bpe = tokenizers.models.BPE(
         vocabulary,
-        [cut for _, _, cut in sorted(merges)],
+        [cut for *_, cut in sorted(merges, reverse=True)],
         unk_token=pieces[tok.unk_id],
         fuse_unk=True,
         byte_fallback=fallback,

@@ -246,7 +246,7 @@ def test_the_report_is_a_table_of_what_was_measured():
     lines = str(report).splitlines()
     assert lines[0] == f"MQA: {len(CHECKS)} passed" and len(lines) == 1 + len(CHECKS)
     assert any(line.startswith("✓ state size") and "1,920 numbers a row" in line for line in lines)  # 2 x Tmax x G x K
-    assert report._repr_html_().count("<tr>") == len(CHECKS)
+    assert report._repr_html_().count("<tr>") == len(CHECKS) and repr(report) == str(report)
 
 
 def test_what_a_block_declares_is_not_checked_against_it():

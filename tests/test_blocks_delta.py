@@ -13,6 +13,9 @@ from model import GPT, make_context
 SMALL = ModelConfig(
     dim=32, num_layers=1, vocab_size=50, max_seq_len=160, num_q_heads=4, num_kv_heads=2, head_dim=6, mlp_hidden=80
 )
+SPECS = ["GatedDeltaNet", "GatedDeltaNet(heads=6, key_heads=3, key_dim=5, expand=3, conv=3)"]
+specs = pytest.mark.parametrize("spec", SPECS)
+HYBRID = "{Norm->GatedDeltaNet(key_heads=2)->+->Norm->MLP->+}*2->Norm->Attn->+->Norm->MLP->+"
 
 
 def randomised(module: torch.nn.Module, dtype=torch.float64) -> torch.nn.Module:
@@ -147,10 +150,107 @@ def test_gated_delta_net_equals_qwen3_next(key_heads, length):
     torch.testing.assert_close(ours(x), expected, atol=1e-5, rtol=0)
 
 
+# ---------------------------------------------------------------- decoding
+
+
+@specs
+def test_the_state_stays_as_small_as_documented(spec):
+    model, tokens = model_of(spec), some_tokens()
+    ctx = model.context(tokens, decode=True)
+    for t in range(5):
+        model(tokens[:, t : t + 1], ctx)
+    tails = [state[1][0, 1:] for slot, state in ctx.cache.items() if "conv" in slot]  # without what allows to rewind
+    (S,) = [state[1][0] for slot, state in ctx.cache.items() if "conv" not in slot]
+    H, G, K, P, conv = {SPECS[0]: (4, 4, 6, 12, 4), SPECS[1]: (6, 3, 5, 15, 3)}[spec]
+    assert S.numel() + sum(tail.numel() for tail in tails) == H * K * P + (conv - 1) * (2 * G * K + H * P)
+
+
+@specs
+def test_rewinding_within_the_last_call_and_not_beyond(spec):
+    model, tokens = model_of(spec), some_tokens(length=80)
+    ctx = model.context(tokens, decode=True)
+    model(tokens[:, :4], ctx)
+    model(tokens[:, 4:76], ctx)  # more than a chunk
+    lengths = [76, 4, 70]
+    ctx.rewind(torch.tensor(lengths))
+    after = model(tokens[:, 76:78], ctx)
+    for row, length in enumerate(lengths):
+        alone = torch.cat((tokens[row, :length], tokens[row, 76:78]))[None]
+        torch.testing.assert_close(after[row], model(alone)[0, length:])
+    ctx.rewind(torch.tensor([76, 3, 70]))
+    with pytest.raises(ValueError, match="rewound by more than the last call's 2 tokens"):
+        model(tokens[:, :1], ctx)
+
+
+@specs
+def test_packed_documents_are_refused_while_decoding(spec):
+    model, tokens = model_of(spec), some_tokens()
+    with pytest.raises(ValueError, match="rows of their own"):
+        model(tokens, model.context(tokens, decode=True, segments=torch.zeros_like(tokens)))
+
+
+def test_prompts_of_different_length_continue_as_if_alone():
+    from inference import generate
+    from tokenizer import get_tokenizer
+
+    tok = get_tokenizer("byte")
+    model = randomised(GPT(SMALL.replace(vocab_size=tok.vocab_size, max_seq_len=40, recipe=HYBRID)))
+    prompts = ["A", "A small boat", "The cat"]
+    together = generate(model, tok, prompts, max_new_tokens=60, temperature=0)  # the window is refilled twice
+    assert together == [generate(model, tok, p, max_new_tokens=60, temperature=0) for p in prompts]
+
+
 # ---------------------------------------------------------------- rules that every block keeps
 
 
-@pytest.mark.parametrize("spec", ["GatedDeltaNet", "GatedDeltaNet(heads=6, key_heads=3, key_dim=5, expand=3, conv=3)"])
-def test_generic_checks(spec):
-    report = check_block(f"Norm->{spec}->+")
+def test_generic_checks():  # those of the default are made with the whole registry
+    report = check_block(f"Norm->{SPECS[1]}->+")
     assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("spec", SPECS[:1])
+def test_compiles_without_a_break(spec):
+    model, tokens = model_of(spec), some_tokens()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(tokens), model(tokens))
+    torch._dynamo.reset()
+
+
+# ---------------------------------------------------------------- how it starts, and what is refused
+
+
+def test_it_starts_with_long_memories_and_adds_nothing():
+    block = GPT(SMALL.replace(recipe="Norm->GatedDeltaNet(heads=320)->+")).layers[0].gateddeltanet
+    kept = torch.exp(-block.A_log.exp() * F.softplus(block.dt_bias))
+    assert 0.15 < kept.min() < 0.4 and 0.99 < kept.max() < 1
+    assert block.Wo.weight.abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("GatedDeltaNet(key_heads=3)", "heads=4, key_heads=3, .* key_heads must divide heads"),
+        ("GatedDeltaNet(key_dim=0)", "key_dim=0 .* must be at least 1"),
+        ("GatedDeltaNet(conv=0)", "width=0 must be at least 1"),
+        ("GatedDeltaNet(head=3)", "did you mean 'heads'"),
+    ],
+)
+def test_wrong_arguments_are_refused(spec, words):
+    with pytest.raises(ValueError, match=words):
+        GPT(SMALL.replace(recipe=f"Norm->{spec}->+"))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_hybrid_learns_and_decodes(optimizer):
+    from config import TrainConfig
+    from train import make_step
+
+    cfg, tokens = SMALL.replace(recipe=HYBRID), some_tokens(rows=2)
+    settings = {"max_iters": 12, "warmup_iters": 0, "lr_max": 1e-2, "lr_min": 1e-3, "batch_size": 2, "seed": 0}
+    step = make_step(cfg, TrainConfig(model_name="test", optimizer=optimizer, **settings), "cpu")
+    losses = [float(step(tokens[:, :-1], tokens[:, 1:])) for _ in range(12)]
+    assert abs(losses[0] / torch.log(torch.tensor(50.0)) - 1) < 0.02 and losses[-1] < 0.8 * losses[0]
+    model = randomised(GPT(cfg))
+    ctx = model.context(tokens, decode=True)
+    parts = [model(part, ctx) for part in tokens.split([7, 1, 1, 5, 10], dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), model(tokens))

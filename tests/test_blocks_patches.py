@@ -5,15 +5,16 @@ import torch
 from torch import Tensor, nn
 
 from blocks.patches import Patch, Within
+from blocks.recipe_layer import RecipeLayer
 from config import ModelConfig
 from lab.checks import check_block, randomised
-from model import GPT, RecipeLayer, make_context
+from model import GPT, make_context
 from recipe import parse
 
 SMALL = ModelConfig(dim=16, num_layers=1, vocab_size=50, max_seq_len=30, num_q_heads=4, num_kv_heads=2, head_dim=6)
 L = "Norm->Attn->+->Norm->MLP->+"
-MEGABYTE = f'Patch(size=4,pool="concat"){{{{{L}}}*2}}->+->Within(size=4,ahead=true){{{L}}}'
-STLM = f"Within(size=3){{{L}}}->Patch(size=3){{{L}}}->+->Within(size=3,ahead=true){{{L}}}"
+MEGABYTE = f'Norm->=->Patch(size=4,pool="concat"){{{{{L}}}*2}}->+->Within(size=4,ahead=true){{{L}}}'
+STLM = f"Norm->=->Within(size=3){{{L}}}->=->Patch(size=3){{{L}}}->+->Within(size=3,ahead=true){{{L}}}"
 T = 11
 lengths = pytest.mark.parametrize("T", [1, 3, 4, 5, 8, 11])
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import blocks  # noqa: F401  registers the catalogue
+from blocks.recipe_layer import RecipeLayer
 from config import PRE_NORM, SANDWICH, ModelConfig
-from model import GPT, LAYERS, MLP, MQA, RecipeLayer, ResidualLayer, layer
+from model import GPT, LAYERS, MLP, MQA, ResidualLayer, layer
 from recipe import (
     Add,
     Branches,
@@ -253,7 +254,6 @@ class Count(LoggingModule):
 
     def __init__(self, cfg):
         super().__init__()
-        self.Wo = nn.Linear(1, 1)
 
     def forward(self, x, ctx=None):
         before = 0 if ctx.cache is None else ctx.cache.get(ctx.slot, 0)
