@@ -152,6 +152,11 @@ class ModelConfig(Config):
         if self.positions == "sinusoidal" and self.dim % 2:
             raise ValueError(f"dim={self.dim} must be even for sinusoidal positions: they come as sine-cosine pairs")
 
+    @property
+    def architecture(self) -> str:
+        """The recipe of a layer in its canonical form, whether it was given or chosen by `post_norm`."""
+        return self.recipe or (SANDWICH if self.post_norm else PRE_NORM)
+
     def _check_heads(self):
         if self.num_q_heads % self.num_kv_heads:
             fits = [g for g in range(1, self.num_q_heads + 1) if self.num_q_heads % g == 0]

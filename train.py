@@ -421,6 +421,7 @@ class _Job:
         """What stands in run.json: enough to repeat and to judge the run. Tokens and seconds include `init_from`'s."""
         return {
             "finished": finished,
+            "architecture": self.cfg.architecture,
             "text": self.text,
             "init_from": self.past,
             "steps": self.step.count,
