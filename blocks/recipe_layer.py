@@ -182,7 +182,7 @@ class RecipeLayer(LoggingModule):
             known = sorted({*LAYERS, *NORMS, "Norm", "Attn"})
             close = difflib.get_close_matches(name, known, n=1)
             near = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
-            self._fail(f"unknown block {name!r}", unit.column, near + " (your own: register it with @layer)")
+            self._fail(f"unknown block {name!r}", unit.column, near + " (your own is registered with @layer)")
 
     def _arguments(self, unit: Unit) -> tuple[dict[str, Any], tuple[tuple[str, str], ...]]:
         """A unit's arguments: those of its constructor, as they are at this depth, and its taps by argument."""
