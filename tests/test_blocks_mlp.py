@@ -26,7 +26,8 @@ def test_the_gated_mlp_is_llamas(name):
     """SwiGLU, GeGLU and ReGLU: Shazeer 2020, arXiv 2002.05202."""
     from transformers.models.llama.modeling_llama import LlamaMLP
 
-    theirs = LlamaMLP(transformers.LlamaConfig(hidden_size=24, intermediate_size=40, hidden_act=NAMES[name]))
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 4}
+    theirs = LlamaMLP(transformers.LlamaConfig(**sizes, hidden_act=NAMES[name]))
     ours = MLP(CFG.replace(mlp_nonlinearity=name))
     with torch.no_grad():
         for mine, other in ((ours.Wgate, theirs.gate_proj), (ours.Wup, theirs.up_proj), (ours.Wdown, theirs.down_proj)):
