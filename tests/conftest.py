@@ -3,17 +3,22 @@
 import os
 import random
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
 import pytest
+import tqdm
 
 # Set before anything imports torch, matplotlib or the hub's client; processes that tests start inherit them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# tqdm's own lock is shared between forked processes: one that a test kills while it holds it would stop all the others.
+tqdm.tqdm.set_lock(threading.RLock())
 
 ROOT = Path(__file__).resolve().parent.parent
 
