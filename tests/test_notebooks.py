@@ -201,8 +201,8 @@ def test_a_copy_leaves_the_notebook_alone(tmp_path):
 def test_ctrl_c_interrupts_the_cell_and_starts_no_other(start, tmp_path):
     path = write_notebook(
         tmp_path / "long.ipynb",
-        "import time\nprint('started', flush=True)\n"
-        "try:\n    time.sleep(300)\nexcept KeyboardInterrupt:\n    print('saved')",
+        "import time\n"
+        "try:\n    print('started', flush=True)\n    time.sleep(300)\nexcept KeyboardInterrupt:\n    print('saved')",
         "print('not reached')",
     )
     process = start(path, "--output-dir", str(tmp_path / "executed"))
