@@ -294,3 +294,13 @@ def test_an_exception_that_was_caught_inside_is_not_reported(x):
     with trace(Plain(catches), names=CFG) as tr:
         tr.model(x)
     assert tr.card is None and "✗" not in str(tr).replace("→ ✗", "")
+
+
+def test_a_method_that_is_called_by_itself_is_mended_too(x):
+    class Parts(Plain):
+        def mix(self, x):
+            return x.transpose(1, 2).view(x.shape[0], -1)
+
+    with pytest.raises(RuntimeError), trace(Parts(cut), names=CFG) as tr:
+        tr.model.mix(x)
+    assert "mix()" in tr.card.title and "`view` → `reshape`" in tr.card.fix.text()

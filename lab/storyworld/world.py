@@ -116,9 +116,6 @@ class World:
         carrier = self.holder.get(entity)
         return self.where[carrier] if carrier else self.where[entity]
 
-    def held_by(self, character: Character) -> list[Thing]:
-        return [thing for thing, holder in self.holder.items() if holder is character]
-
     def apply(self, event: Event) -> Event:
         """Check the event against the state, change the state, remember the event.
 

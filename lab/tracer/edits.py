@@ -60,12 +60,13 @@ class Scenery:
                 self._note(frame)
 
         sizes = probing.sizes_of(trace.names) if trace.names is not None else {}
+        method = replay.module if replay.function == "forward" else getattr(replay.module, replay.function)
         before = sys.getprofile()
         sys.setprofile(profile)
         try:
             with torch.random.fork_rng(devices=[]):
                 for attempt in (
-                    lambda: replay.module(*probing.duplicate(replay.args, {}), **probing.duplicate(replay.kwargs, {})),
+                    lambda: method(*probing.duplicate(replay.args, {}), **probing.duplicate(replay.kwargs, {})),
                     lambda: probing.rebuilt(replay.module, trace.names, trace.names, (sizes, sizes)),
                 ):
                     try:
