@@ -29,7 +29,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -344,8 +344,8 @@ class _Reader:
         if text in _DEPTH:
             self.need("(", f"after {text}")
             return self.by_depth(text, column)
-        near = difflib.get_close_matches(text.lower(), [*_WORDS, *_DEPTH], n=1)
-        remedy = f"did you mean {near[0]!r}?" if near else f'a text is written "{text}"'
+        near = nearest(text, [*_WORDS, *_DEPTH])
+        remedy = f"did you mean {near!r}?" if near else f'a text is written "{text}"'
         raise RecipeError(f"unknown value {text!r}", self.text, column, remedy)
 
     def values(self, end: str) -> tuple[Value, ...]:
@@ -435,6 +435,13 @@ def _value_text(value: Value) -> str:
 
 # --------------------------------------------------------------------------------------------------------------------
 # Using
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice that a mistyped word most likely meant, upper and lower case being one; None where none is near."""
+    by_lower_case = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(word.lower(), by_lower_case, n=1)
+    return by_lower_case[close[0]] if close else None
 
 
 def at_depth(value: Any, index: int, count: int) -> Any:

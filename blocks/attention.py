@@ -174,7 +174,7 @@ class CrossAttn(MQA):
 
     Set `ctx.memory` before the forward pass. While decoding, its keys and values are worked out at the first call.
     Packed documents of a row share the row's memory.
-    Decode state: 2 x G x K numbers per vector of the memory, whatever the number of tokens.
+    Decode state: 2 x G x K x S numbers per row, for a memory of S vectors.
     Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.2.3.
     """
 

@@ -1,6 +1,5 @@
 """A layer as a recipe says it (see recipe.py): built from the text, then run step by step."""
 
-import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from config import ModelConfig
 from model import LAYERS, NORMS, Context, find_block, make_context, make_norm
-from recipe import Add, Branches, Group, Lane, Layer, RecipeError, Set, Step, Tap, Unit, at_depth
+from recipe import Add, Branches, Group, Lane, Layer, RecipeError, Set, Step, Tap, Unit, at_depth, nearest
 from tools import LoggingModule, log_io, see_through
 
 
@@ -180,8 +179,8 @@ class RecipeLayer(LoggingModule):
             return find_block(name)
         except ValueError:
             known = sorted({*LAYERS, *NORMS, "Norm", "Attn"})
-            close = difflib.get_close_matches(name, known, n=1)
-            near = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+            close = nearest(name, known)
+            near = f"did you mean {close!r}?" if close else f"there are {', '.join(known)}"
             self._fail(f"unknown block {name!r}", unit.column, near + " (your own is registered with @layer)")
 
     def _arguments(self, unit: Unit) -> tuple[dict[str, Any], tuple[tuple[str, str], ...]]:
@@ -197,11 +196,12 @@ class RecipeLayer(LoggingModule):
             found, choices = (taps, takes) if isinstance(value, Tap) else (own, offered)
             name = name or next((choice for choice in choices if choice not in found), "")
             if name not in choices or name in found:
-                close = difflib.get_close_matches(name, choices, n=1)
-                has = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(choices) or 'none'}"
-                kind = "argument" if found is own else "argument that is a tap"
-                again = "the argument {!r} is given twice" if name in found else f"{unit.name} has no {kind} {{!r}}"
-                self._fail(again.format(name), unit.column, "" if name in found else has)
+                close = nearest(name, choices)
+                has = f"did you mean {close!r}?" if close else f"it has {', '.join(choices) or 'none'}"
+                if name in found:
+                    self._fail(f"the argument {name!r} is given twice", unit.column)
+                what = f"argument {name!r}" if name else "further argument"
+                self._fail(f"{unit.name} has no {what}{' that is a tap' if found is taps else ''}", unit.column, has)
             found[name] = self._known(value, unit.column) if found is taps else at_depth(value, *self.depth)
             if found is own:
                 self._check_type(unit.name, name, own[name], offered[name], unit.column)

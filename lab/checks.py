@@ -282,14 +282,45 @@ def check_lengths(subject: Subject) -> str:
 
 @check("state size")
 def check_state(subject: Subject) -> str:
-    """How much is kept for a row while decoding."""
-    tokens = _decodable(subject)
-    sizes = {}
-    for length in (2, tokens.shape[1]):
-        _, ctx = subject.decode(tokens[:, :length], [length - 1, 1])
-        numbers = sum(tensor.numel() for tensor in _tensors(ctx.cache))
-        sizes[length] = numbers / (len(tokens) * subject.cfg.num_layers)
-    return ", ".join(f"{size:,.0f} numbers a row and layer after {length}" for length, size in sizes.items())
+    """How much is kept for a row while decoding, and whether it grows with the context as the docstring says.
+
+    Of a block by itself: "Decode state: none" keeps nothing, "numbers per row" the same for any context, and "per
+    token" (or byte) more for a longer one.
+    """
+    _decodable(subject)
+    short, long = (_kept(subject, subject.cfg.max_seq_len * times) for times in (1, 2))
+    measured = "none" if not long else "per row" if short == long else "per token"
+    found = f"{short:,.0f} numbers a row and layer, {measured}"
+    says = _documented_state(subject)
+    if says is None:
+        return found + ('; its docstring has no "Decode state:"' if subject.single else "")
+    if says != measured:
+        raise Failed(f"documented as {says}, but what is kept is {measured}: {short:,.0f} and {long:,.0f} numbers")
+    return found + ", as documented"
+
+
+def _kept(subject: Subject, context: int) -> float:
+    """Numbers in the decode state for each row and layer, in a model with room for `context` tokens."""
+    cfg = subject.cfg.replace(max_seq_len=context)
+    model, tokens = GPT(cfg).double().eval(), subject.tokens(length=9)
+    ctx = model.context(tokens, decode=True)
+    ctx.memory = subject.memory[: len(tokens)]
+    with torch.no_grad():
+        for piece in tokens.split([8, 1], dim=1):
+            model.features(piece, ctx)
+    return sum(tensor.numel() for tensor in _tensors(ctx.cache)) / (len(tokens) * cfg.num_layers)
+
+
+def _documented_state(subject: Subject) -> str | None:
+    """ "none", "per row" or "per token", as the docstring of a block by itself says; None where it does not."""
+    if not subject.single:
+        return None
+    block = next(module for module in subject.block.children())
+    for cls in type(block).__mro__:
+        says = re.search(r"Decode state:\s+(none)|Decode state:.*?\bper\s+(row|token|byte)", cls.__doc__ or "", re.S)
+        if says:
+            return "none" if says[1] else "per row" if says[2] == "row" else "per token"
+    return None
 
 
 def _tensors(value) -> Iterator[Tensor]:
@@ -441,6 +472,9 @@ def check_learns(subject: Subject) -> str:
 @check("time")
 def check_time(subject: Subject) -> str:
     """Forward and backward over 256 tokens, as a multiple of what attention takes."""
+    from train import keep_memory
+
+    keep_memory()  # as in training: what takes much memory would else be timed by how fast it is handed out
     # Wider than the other checks: at their width it is the number of calls that takes the time, not the work.
     cfg = subject.cfg.replace(max_seq_len=max(TIMED, subject.cfg.max_seq_len), dim=64, head_dim=16)
     both = subject.fresh(cfg), RecipeLayer(cfg, parse("MQA"))

@@ -204,6 +204,19 @@ class IsSlow(Linear):
         return x
 
 
+class KeepsMoreThanItSays(Average):
+    """Decode state: D numbers per row."""
+
+    def keep(self, ctx, total):
+        super().keep(ctx, total)
+        rows = ctx.cache[ctx.slot]
+        ctx.cache["room"] = rows.new_zeros(len(rows), self.cfg.max_seq_len)
+
+
+class SaysItKeepsNothing(Average):
+    """Decode state: none."""
+
+
 def test_blocks_that_are_right_pass():
     before = set(LAYERS)
     for cls in (Linear, Average):
@@ -231,6 +244,8 @@ WRONG = {
     HasUnnamedDimensions: "trace",
     CannotLearn: "learns",
     IsSlow: "time",
+    KeepsMoreThanItSays: "state size",
+    SaysItKeepsNothing: "state size",
 }
 
 
@@ -245,7 +260,8 @@ def test_the_report_is_a_table_of_what_was_measured():
     report = check_block("MQA")
     lines = str(report).splitlines()
     assert lines[0] == f"MQA: {len(CHECKS)} passed" and len(lines) == 1 + len(CHECKS)
-    assert any(line.startswith("✓ state size") and "1,920 numbers a row" in line for line in lines)  # 2 x Tmax x G x K
+    assert any(line.startswith("✓ state size") and line.endswith("as documented") for line in lines)
+    assert any("1,920 numbers a row and layer, per token" in line for line in lines)  # 2 x Tmax x G x K
     assert report._repr_html_().count("<tr>") == len(CHECKS) and repr(report) == str(report)
 
 
