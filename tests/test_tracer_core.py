@@ -549,6 +549,7 @@ VARIANTS = [
     {"norm_type": "LayerNorm", "norm_bias": True}, {"norm_type": "CosineNorm"}, {"mlp_bias": True},
     {"scale_first_residual": True, "dropout_rate": 0.1}, {"mlp_nonlinearity": "relu2"}, {"num_kv_heads": 8},
     {"num_kv_heads": 1}, {"num_q_heads": 4, "num_kv_heads": 4, "head_dim": None},
+    {"rope_dim": 8}, {"positions": "alibi"},
 ]  # fmt: skip
 
 

@@ -32,7 +32,7 @@ __all__ = [
     "other_sizes", "rebuilt", "resized", "run_probes", "sizes_of", "tensors_of", "with_sizes",
 ]  # fmt: skip
 
-MAX_SECONDS = 3.0  # no further sizes, and no further reading of the inputs, are tried after so long
+MAX_SECONDS = 3.0  # of processor time; no further sizes, and no further reading of the inputs, are tried after so long
 MAX_REBUILT = 200_000_000  # parameters of the largest model that is made anew in other sizes
 
 
@@ -115,19 +115,19 @@ def _sizes_to_try(letter: str, size: int) -> list[int]:
 
 def _until_complete(call: Scope, old: dict, letter: str, sizes: list[int]) -> list[Probe]:
     """The run with the first of these sizes, and, if that one did not take the same path, with the first that does."""
-    first, begun = None, time.perf_counter()
+    first, begun = None, time.thread_time()
     for size in sizes:
         probe = _probe(call, old, old | {letter: size}, f"{letter}={size}")
         if probe.complete:
             return [probe] if first is None else [first, probe]
         first = first or probe
-        if time.perf_counter() - begun > MAX_SECONDS:
+        if time.thread_time() - begun > MAX_SECONDS:
             break
     return [first] if first is not None else []
 
 
 def _probe(call: Scope, old: dict, new: dict, what: str, module: nn.Module | None = None) -> Probe:
-    best, begun = None, time.perf_counter()
+    best, begun = None, time.thread_time()
     for grad in [False, True] if call.replay.grad else [False]:  # code that asks for gradients fails without
         trials = resized(call.replay, old, new)
         for number, (args, kwargs) in enumerate(trials):
@@ -136,7 +136,7 @@ def _probe(call: Scope, old: dict, new: dict, what: str, module: nn.Module | Non
             align(call, probe)
             if best is None or (probe.complete, probe.aligned) > (best.complete, best.aligned):
                 best = probe
-            if best.complete or time.perf_counter() - begun > MAX_SECONDS:
+            if best.complete or time.thread_time() - begun > MAX_SECONDS:
                 return best
             if grad:
                 break

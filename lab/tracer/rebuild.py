@@ -15,7 +15,7 @@ from lab.tracer.inputs import evaluate
 from lab.tracer.isolate import duplicate, is_hooks
 from lab.tracer.sizes import INPUTS, LETTERS, SMALL, Namer, field_of, sizes_of, with_sizes
 
-MAX_SECONDS = 2.0  # spent on finding out what a module was made with
+MAX_SECONDS = 2.0  # of processor time, spent on finding out what a module was made with
 
 
 def rebuilt(module: nn.Module, old_config: Any, new_config: Any, sizes: tuple[dict, dict]) -> nn.Module:
@@ -101,9 +101,9 @@ def _guessed(module: nn.Module, known: dict[str, Any], missing: list[str], sizes
     cls, (old, new) = type(module), sizes
     own = {name: size for name, size in old.items() if name not in INPUTS}
     fits: dict[int, list[tuple[str, ...]]] = {}  # by how many of the letters the parameters' names don't speak for
-    begun = time.perf_counter()
+    begun = time.thread_time()
     for choice in itertools.product(*(_candidates(cls, name, own) for name in missing)):
-        if 0 in fits or time.perf_counter() - begun > MAX_SECONDS:
+        if 0 in fits or time.thread_time() - begun > MAX_SECONDS:
             break
         try:
             made = cls(**known, **{name: own[letter] for name, letter in zip(missing, choice) if letter})

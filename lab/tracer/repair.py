@@ -36,7 +36,7 @@ from lab.tracer.record import Op, Scope
 from lab.tracer.source import function_node, read, short_file, statement_at
 from lab.tracer.values import Value
 
-SECONDS = 2.0  # how long to search
+SECONDS = 2.0  # of processor time to search for
 MAX_SITES = 24
 READINGS = 4  # of ambiguous inputs that are tried in a model of other sizes
 IMPLAUSIBLE = 2.0  # a change whose result is as odd as this is not shown
@@ -438,7 +438,7 @@ def _may_be_mended(failure: Failure, error: Exception) -> bool:
 
 
 def _search(trials: Trials, scenery: Scenery, sites: list[Site], error: Exception) -> Fix | None:
-    deadline = time.perf_counter() + SECONDS
+    deadline = time.thread_time() + SECONDS
     changed = Exchange()
     candidates = []
     if any(site.owner is not None for site in sites) and trials.outcome(rebuild=True) is not None:
@@ -451,7 +451,7 @@ def _search(trials: Trials, scenery: Scenery, sites: list[Site], error: Exceptio
     candidates.sort(key=lambda candidate: candidate[:2])
     best: tuple[float, Fix] | None = None
     for cost, _, site, edit in candidates:
-        if time.perf_counter() > deadline or (best is not None and cost >= best[0]):
+        if time.thread_time() > deadline or (best is not None and cost >= best[0]):
             break
         with changed(site.code, edit) as done:
             outcome = trials.outcome(rebuild=site.owner is not None) if done else None

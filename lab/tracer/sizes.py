@@ -19,13 +19,14 @@ LETTERS = {  # letter -> the field names under which configs hold that size
     "H": ("num_q_heads", "num_heads", "n_head", "n_heads", "num_attention_heads", "nhead", "heads"),
     "G": ("num_kv_heads", "n_kv_heads", "num_key_value_heads", "n_kv_head"),
     "K": ("head_dim", "d_head"),
+    "R": ("rope_dim", "rotary_dim"),
     "F": ("mlp_hidden", "intermediate_size", "hidden_dim", "d_ff", "n_inner", "dim_feedforward", "ffn_dim", "mlp_dim"),
     "V": ("vocab_size", "n_vocab"),
     "E": ("num_experts", "n_experts", "num_local_experts"),
     "N": ("state_size", "d_state"),
     "Tmax": ("max_seq_len", "block_size", "n_positions", "max_position_embeddings", "n_ctx"),
 }
-ORDER = "B T S D H G K F V E N Tmax".split()
+ORDER = "B T S D H G K R F V E N Tmax".split()
 INPUTS = ("T", "B", "S")  # letters that the inputs set, each changed by a run of its own; the config sets the others
 LIKELY = (("H", "K"), ("G", "K"), ("B", "T"))  # products that occur in every model
 SMALL = 4  # up to here a number in the code is as likely as a letter that happens to have that size
@@ -147,8 +148,9 @@ class _Table:
         for a, b in LIKELY:
             if a in self.letters and b in self.letters:
                 yield f"{a}·{b}", _map(lambda p, q: p * q, self.letters[a], self.letters[b])
-        if "K" in self.letters:
-            yield "K/2", tuple(p / 2 for p in self.letters["K"])
+        for rotated in ("R", "K"):  # pairs of channels
+            if rotated in self.letters:
+                yield f"{rotated}/2", tuple(p / 2 for p in self.letters[rotated])
         if "F" in self.letters:
             yield "2·F", tuple(2 * p for p in self.letters["F"])
 
@@ -156,7 +158,7 @@ class _Table:
 
     @cached_property
     def pairs(self) -> dict[str, Vector]:
-        """X·Y and X/Y. Of letters that never changed only the likely ones: there are too many."""
+        """X·Y and X/Y, and K-R. Of letters that never changed only the likely ones: there are too many."""
         found = {}
         for (a, x), (b, y) in itertools.combinations_with_replacement(self.letters.items(), 2):
             if a in self.moving or b in self.moving or (a, b) in LIKELY:
@@ -164,6 +166,8 @@ class _Table:
         for (a, x), (b, y) in itertools.permutations(self.letters.items(), 2):
             if (a in self.moving or b in self.moving) and all(q and p % q == 0 for p, q in zip(x, y)):
                 found[f"{a}/{b}"] = _map(lambda p, q: p // q, x, y)
+        if {"K", "R"} <= self.letters.keys():  # the channels of a head that partial RoPE leaves alone
+            found["K-R"] = _map(lambda p, q: p - q, self.letters["K"], self.letters["R"])
         return found
 
     @cached_property
@@ -296,9 +300,11 @@ def other_sizes(sizes: dict[str, int], tied: frozenset[str], attempt: int = 0) -
     taken.growths.add(group - H // max(G, 1))
     g = taken.free("G", G + 1 + attempt, 1)
     h = taken.note("H", g * group)
-    k = taken.free("K", K + 2 + K % 2 + 2 * attempt, 2)
+    other = {"H": h, "G": g}
+    if "R" in sizes:  # a part of the head's width, and even
+        other["R"] = taken.free("R", sizes["R"] + 2 + 2 * attempt, 2)
+    k = other["K"] = taken.free("K", max(K + 2 + K % 2 + 2 * attempt, other.get("R", 0) + 2), 2)
     taken.values |= {h * k, g * k, k // 2}
-    other = {"H": h, "G": g, "K": k}
     if "D=HK" in tied:
         other["D"] = taken.note("D", h * k)
     elif "H|D" in tied:
