@@ -9,7 +9,6 @@ field, the rule and the remedy, and not minutes later inside a matrix product. T
 """
 
 import dataclasses
-import difflib
 import re
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ POSITIONS = ("rope", "rope_interleaved", "learned", "sinusoidal", "alibi", "none
 ANNEALS = ("cosine", "linear", "constant", "wsd")
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("auto", "fp32", "bf16")
+KERNELS = ("auto", "plain", "compiled")
 
 
 # The layers that `post_norm` chooses between, written out.
@@ -54,8 +54,8 @@ class Config:
 
 
 def _did_you_mean(word: str, choices) -> str:
-    close = difflib.get_close_matches(str(word), [str(c) for c in choices], n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; choose from {', '.join(map(str, choices))}"
+    close = recipes.nearest(str(word), map(str, choices))
+    return f"; did you mean {close!r}?" if close else f"; choose from {', '.join(map(str, choices))}"
 
 
 def _check_types(cfg: Config) -> None:
@@ -116,8 +116,11 @@ class ModelConfig(Config):
     positions: str = "rope"  # one of POSITIONS: how a token knows where it stands
     rope_dim: int | None = None  # channels of each head that RoPE turns, the rest knowing no position; None: all
     rope_theta: float = 10_000.0  # RoPE's slowest wavelength: larger reaches further, at less resolution
+    rope_factor: float = 1.0  # RoPE turns this much slower: a trained model reaches further, after some more training
+    rope_original_len: int | None = None  # the context before: its fast channels keep their speed (Llama 3.1's rule)
     scale_first_residual: bool = False  # multiply embeddings by sqrt(dim), as the first Transformer and Gemma do
     tied_head: bool = True  # read logits off with the embedding matrix: saves V x dim parameters
+    logit_cap: float | None = None  # squash logits into (-cap, cap) by tanh, as Gemma 2 does with 30; None: leave them
     embed_dim: int | None = None  # width of the embeddings, which a second matrix brings to dim: saves much of V x dim
     dropout_rate: float = 0.0  # share of activations dropped in training: helps when text is seen many times
 
@@ -147,6 +150,9 @@ class ModelConfig(Config):
             )
         if self.norm_eps <= 0 or self.rope_theta <= 0:
             raise ValueError(f"norm_eps={self.norm_eps} and rope_theta={self.rope_theta} must be positive")
+        if self.logit_cap is not None and not 0 < self.logit_cap < float("inf"):
+            raise ValueError(f"logit_cap={self.logit_cap} must be positive and finite, or None: logits as they are")
+        self._check_rope_scaling()
         if self.norm_bias and not self.norm_affine:
             raise ValueError("norm_bias=True needs norm_affine=True: a shift without a scale is not offered")
         if self.positions == "sinusoidal" and self.dim % 2:
@@ -156,6 +162,15 @@ class ModelConfig(Config):
     def architecture(self) -> str:
         """The recipe of a layer in its canonical form, whether it was given or chosen by `post_norm`."""
         return self.recipe or (SANDWICH if self.post_norm else PRE_NORM)
+
+    def _check_rope_scaling(self):
+        if not 1 <= self.rope_factor < float("inf"):
+            raise ValueError(f"rope_factor={self.rope_factor} must be a finite number from 1 up; 1: RoPE as it is")
+        if self.rope_original_len is not None and (self.rope_original_len < 1 or self.rope_factor == 1):
+            raise ValueError(
+                f"rope_original_len={self.rope_original_len} must be at least 1, with a rope_factor above 1 (it is "
+                f"{self.rope_factor}): it says which channels the factor slows down; None: all"
+            )
 
     def _check_heads(self):
         if self.num_q_heads % self.num_kv_heads:
@@ -218,7 +233,8 @@ class TrainConfig(Config):
     checkpoint_interval: int = 500  # steps between checkpoints, from which a killed run resumes exactly
     sample_prompt: str = "Once upon a time"  # continued at evaluations, to watch the model learn; "": no samples
     # machine
-    precision: str = "auto"  # "fp32", "bf16", or "auto": bf16 where the processor has it and fp32 elsewhere
+    precision: str = "auto"  # "fp32", "bf16", or "auto": bf16 where the processor has it and a few trial steps are faster
+    kernel: str = "auto"  # attention on a CPU: "plain" PyTorch, "compiled" C++, or "auto": the faster in trial steps
     device: str = "auto"  # "cpu", "cuda", "mps", or "auto": the fastest that is there
     num_threads: int = 0  # CPU threads; 0: all cores. Exact resuming needs the same number
     seed: int = 1337  # weights, batch order and dropout all follow from it
@@ -228,7 +244,9 @@ class TrainConfig(Config):
         check_name(self.model_name, "model_name")
         if self.warmup_iters is None or isinstance(self.warmup_iters, Derived):
             object.__setattr__(self, "warmup_iters", Derived(self.max_iters // 50))
-        for name, choices in (("optimizer", OPTIMIZERS), ("anneal_type", ANNEALS), ("precision", PRECISIONS)):
+        for name, choices in (("optimizer", OPTIMIZERS), ("anneal_type", ANNEALS)):
+            _one_of(self, name, choices)
+        for name, choices in (("precision", PRECISIONS), ("kernel", KERNELS)):
             _one_of(self, name, choices)
         _at_least(self, 1, "batch_size", "grad_accum_steps", "max_iters", "eval_interval", "eval_documents")
         _at_least(self, 1, "checkpoint_interval", "dataset_limit", "T_mult")
@@ -273,6 +291,10 @@ def check_name(name: str, field: str = "name") -> str:
 # Three ways to spend half a million parameters, and Llama-3-style shapes for larger ones. All use QK-norm, which lets
 # Muon run at the learning rates of TrainConfig.
 _HALF_MILLION = dict(dim=64, vocab_size=2048, max_seq_len=512, head_dim=16, qk_norm=True)
+# What won the race for half a million parameters (benchmarks/ablations.py): a wide stream for few layers and few, wide
+# heads, paid for by factorised embeddings (embed_dim) and one key/value head, and in front of each block a short
+# convolution, through which it sees the last four tokens. It learns more from a token than the trio, in less time.
+_LAST_TOKENS = "Norm->ShortConv(residual=true)->Attn->+->Norm->ShortConv(residual=true)->MLP->+"
 # The Llama-3-style MLP is 8/3 dim wide, rounded up to a multiple of 32, which processors like; its head is not tied.
 _LLAMA3_STYLE = dict(vocab_size=4096, max_seq_len=256, rope_theta=500_000.0, qk_norm=True, tied_head=False)
 
@@ -286,6 +308,10 @@ PRESETS = {
     ),
     "0.5m_tall_and_skinny": ModelConfig(
         **_HALF_MILLION, num_layers=10, mlp_hidden_mult=1.0, num_q_heads=10, num_kv_heads=2
+    ),
+    "0.5m": ModelConfig(
+        dim=96, embed_dim=64, num_layers=4, vocab_size=2048, max_seq_len=512, recipe=_LAST_TOKENS,
+        num_q_heads=3, num_kv_heads=1, head_dim=32, qk_norm=True, mlp_hidden=224,
     ),
     "2m": ModelConfig(**_LLAMA3_STYLE, dim=128, num_layers=4, num_q_heads=4, num_kv_heads=4, mlp_hidden=352),
     # 256 is not a multiple of 6 heads, so the head's width is set here: 44, since 6 x 44 = 264 is the nearest even fit.

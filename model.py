@@ -10,7 +10,6 @@ Every block takes (B, T, D) to (B, T, D). What concerns the whole batch (positio
 x in a `Context`; nothing is kept on a module between calls.
 """
 
-import difflib
 import importlib
 import math
 from collections.abc import Callable
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config import ModelConfig
-from recipe import parse
+from recipe import nearest, parse
 from tools import LoggingModule, log_io
 
 LAYERS: dict[str, type] = {}  # every registered block by name
@@ -43,9 +42,9 @@ def find_block(name: str) -> type:
         importlib.import_module("blocks")  # registers every block of the catalogue
     if name in LAYERS:
         return LAYERS[name]
-    close = difflib.get_close_matches(name, LAYERS, n=1)
+    close = nearest(name, LAYERS)
     raise ValueError(
-        f"unknown block {name!r}; {f'did you mean {close[0]!r}?' if close else f'there are {sorted(LAYERS)}'} "
+        f"unknown block {name!r}; {f'did you mean {close!r}?' if close else f'there are {sorted(LAYERS)}'} "
         f'Your own block is registered by @layer("{name}") above its class: run that cell or import that file first'
     )
 
@@ -76,6 +75,7 @@ class Context:
     taps: dict = field(default_factory=dict)  # what a recipe kept with `@name` in this forward pass
     tokens: Tensor | None = None  # what the model was called with, T ids in each of B rows
     predict: Callable[[Tensor], Tensor] | None = None  # the model's final norm and head, in one
+    fused: Callable[..., Tensor] | None = None  # a compiled attention, lab/fused_attention.py; None: plain PyTorch
     memory: Tensor | None = None  # what cross-attention looks at: S vectors of width D for each row
     slot: str = ""  # whose turn it is; set by the stack, so that shared weights keep separate states
 
@@ -220,14 +220,31 @@ def rope_tables(positions: Tensor, cfg: ModelConfig) -> tuple[Tensor, Tensor] | 
     """Cosines and sines of RoPE's angles: positions (...,) -> two of (..., R/2) fp32; None where RoPE is not used.
 
     Pair i of the first R channels of a head turns by position * theta^(-2i/R): the first pairs fast, the last ones
-    slowly. R is the config's `rope_dim`, or the whole head.
+    slowly. R is the config's `rope_dim`, or the whole head. `rope_factor` slows them down for a longer context.
     """
     if not cfg.positions.startswith("rope"):
         return None
     width = cfg.rope_dim or cfg.head_dim
     pairs = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32)
-    angles = positions[..., None].float() * cfg.rope_theta ** (-pairs / width)
+    speeds = cfg.rope_theta ** (-pairs / width)  # (R/2,), in radians per position
+    speeds = speeds if cfg.rope_factor == 1 else slowed(speeds, cfg)
+    angles = positions[..., None].float() * speeds
     return angles.cos(), angles.sin()
+
+
+def slowed(speeds: Tensor, cfg: ModelConfig) -> Tensor:
+    """RoPE's speeds (R/2,) for a context that is longer than the one a model was trained with.
+
+    All are divided by `rope_factor` (Chen et al. 2023, arXiv 2306.15595, eq. 4), so that no angle is a new one. With
+    `rope_original_len`, only those are that made less than 1 full turn in that many positions; those that made more
+    than 4 stay, to tell neighbours apart as before, and between the two the share that stays rises from 0 to 1
+    (Llama 3.1's published code, with its constants 1 and 4).
+    """
+    if cfg.rope_original_len is None:
+        return speeds / cfg.rope_factor
+    turns = speeds * cfg.rope_original_len / (2 * math.pi)
+    stays = ((turns - 1) / (4 - 1)).clamp(0, 1)
+    return stays * speeds + (1 - stays) * speeds / cfg.rope_factor
 
 
 @log_io
@@ -285,9 +302,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, ctx: Context) -> Tensor:
     Query head h uses key/value head h // (H/G); values, and so the result, may be of another width than keys. Three
     ways to the same numbers: PyTorch's fused kernel with its own causal mask where that is fast, the fused kernel with
     an explicit mask (while decoding; for windows, segments and ALiBi), and chunks, for long rows on a CPU and for
-    weights that are no plain softmax (`ctx.weigh`).
+    weights that are no plain softmax (`ctx.weigh`). A compiled attention in `ctx.fused` is asked first; it gives the
+    same numbers, too, and leaves to the others what it can't do.
     Source: Vaswani et al. 2017, arXiv 1706.03762, eq. 1; grouped heads: Ainslie et al. 2023, arXiv 2305.13245.
     """
+    if ctx.fused is not None and ctx.fused.takes(q, k, v, ctx):
+        return ctx.fused(q, k, v, ctx.window, ctx.segments)
     decoding, T, S = ctx.cache is not None, q.shape[2], k.shape[2]
     if ctx.weigh is not None or (not decoding and q.device.type == "cpu" and T > CHUNK):
         return attend_in_chunks(q, k, v, ctx)
@@ -421,6 +441,7 @@ NONLINEARITIES = {
 class MLP(LoggingModule):
     """Wdown(f(Wgate x) * Wup x), or Wdown(f(Wup x)) without the gate: each position is worked on by itself.
 
+    Decode state: none.
     Source: gated: Shazeer 2020, arXiv 2002.05202, eq. 6; plain: Vaswani et al. 2017, arXiv 1706.03762, eq. 2.
     """
 
@@ -453,6 +474,7 @@ class ResidualLayer(LoggingModule):
     """x + attention(norm(x)), then x + MLP(norm(x)): each block reads the residual stream and adds what it found.
 
     With `post_norm`, what a block returns is normalised once more before it is added (sandwich norm).
+    Decode state: its attention's.
     Source: pre-norm: Xiong et al. 2020, arXiv 2002.04745; sandwich: Ding et al. 2021, arXiv 2105.13290, section 2.2.
     """
 
@@ -489,12 +511,28 @@ def make_layers(cfg: ModelConfig) -> nn.ModuleList:
 # ---------------------------------------------------------------- the whole model
 
 
+class CappedLinear(nn.Linear):
+    """cap * tanh(W x / cap): small logits stay what they are, and none leaves (-cap, cap).
+
+    Source: Gemma Team 2024, arXiv 2408.00118, section 2, with cap = 30 for a head.
+    """
+
+    def __init__(self, inputs: int, outputs: int, cap: float):
+        super().__init__(inputs, outputs, bias=False)
+        self.cap = cap
+
+    @log_io
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., V)"""
+        return self.cap * torch.tanh(F.linear(x, self.weight) / self.cap)
+
+
 def make_head(cfg: ModelConfig) -> nn.Module:
     """From width D to V logits: one matrix, or two where the last is to be tied to a narrow embedding."""
-    if cfg.embed_dim is None or not cfg.tied_head:
-        return nn.Linear(cfg.dim, cfg.vocab_size, bias=False)
-    down = nn.Linear(cfg.dim, cfg.embed_dim, bias=False)
-    return nn.Sequential(down, nn.Linear(cfg.embed_dim, cfg.vocab_size, bias=False))
+    narrow = cfg.embed_dim is not None and cfg.tied_head
+    sizes = cfg.embed_dim if narrow else cfg.dim, cfg.vocab_size
+    readout = nn.Linear(*sizes, bias=False) if cfg.logit_cap is None else CappedLinear(*sizes, cfg.logit_cap)
+    return nn.Sequential(nn.Linear(cfg.dim, cfg.embed_dim, bias=False), readout) if narrow else readout
 
 
 class GPT(LoggingModule):

@@ -38,22 +38,28 @@ class ShortConv(LoggingModule):
 
     It mixes positions, not channels: `Norm->ShortConv->+` beside an MLP, or `Norm->ShortConv->Attn->+` in front of
     another mixer. Its weights start random, at the scale that keeps a vector's length; no last matrix starts at zero.
+    With `residual`, x itself is added and the weights start at zero: the block in front of which it stands sees at
+    first what it would see without, and learns to look at the last few tokens too.
     Source: the convolution alone of those in De et al. 2024, arXiv 2402.19427, section 2.3, and Gu & Dao 2023, arXiv
-    2312.00752, section 3.4.
+    2312.00752, section 3.4; with `residual`, in front of attention and MLP, the "Canon layers" A and C of Allen-Zhu
+    2025, arXiv 2512.17351.
     Decode state: the last width - 1 inputs, (width - 1) x D numbers per row.
     """
 
     causal, decodes = True, True
 
-    def __init__(self, cfg: ModelConfig, *, width: int = 4, bias: bool = False):
+    def __init__(self, cfg: ModelConfig, *, width: int = 4, bias: bool = False, residual: bool = False):
         super().__init__()
-        self.cfg = cfg
+        self.cfg, self.residual = cfg, residual
         self.conv = CausalConv(cfg.dim, width, bias=bias)
+        if residual:
+            nn.init.zeros_(self.conv.weight)
 
     @log_io
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D)"""
-        return self.conv(x, make_context(self.cfg, x) if ctx is None else ctx)
+        y = self.conv(x, make_context(self.cfg, x) if ctx is None else ctx)
+        return x + y if self.residual else y
 
 
 @layer("TokenShift")

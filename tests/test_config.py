@@ -36,7 +36,7 @@ def test_derived_sizes_stay_derived_in_json():
 
 
 def test_the_half_million_trio_spends_its_parameters_as_it_says():
-    shapes = {n: (c.num_layers, c.num_q_heads, c.num_kv_heads, c.mlp_hidden) for n, c in PRESETS.items() if "0.5m" in n}
+    shapes = {n: (c.num_layers, c.num_q_heads, c.num_kv_heads, c.mlp_hidden) for n, c in PRESETS.items() if "0.5m_" in n}
     assert shapes == {
         "0.5m_short_and_thick": (4, 16, 4, 256),
         "0.5m_5foot11_and_skinnyfat": (8, 8, 2, 128),
@@ -62,6 +62,12 @@ def test_the_half_million_trio_spends_its_parameters_as_it_says():
         ({"mlp_hidden_mult": 0.001}, ["mlp_hidden=0", "mlp_hidden_mult"]),
         ({"norm_eps": 0.0}, ["norm_eps=0.0", "positive"]),
         ({"norm_bias": True, "norm_affine": False}, ["norm_bias=True", "norm_affine=True"]),
+        ({"logit_cap": 0.0}, ["logit_cap=0.0", "positive", "None"]),
+        ({"logit_cap": float("inf")}, ["logit_cap=inf", "finite"]),
+        ({"rope_factor": 0.5}, ["rope_factor=0.5", "from 1 up"]),
+        ({"rope_factor": float("inf")}, ["rope_factor=inf", "finite"]),
+        ({"rope_original_len": 512}, ["rope_original_len=512", "rope_factor above 1"]),
+        ({"rope_original_len": 0, "rope_factor": 2.0}, ["rope_original_len=0", "at least 1"]),
         ({"vocab_size": -1}, ["vocab_size=-1"]),
         ({"dmi": 64}, ["ModelConfig has no field 'dmi'", "did you mean 'dim'"]),
     ],

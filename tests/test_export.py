@@ -26,12 +26,23 @@ SIZES = dict(
     max_position_embeddings=32,
 )
 NO_IDS = dict(pad_token_id=None, bos_token_id=None, eos_token_id=None)
-GEMMA2 = dict(head_dim=8, query_pre_attn_scalar=6, sliding_window=5, final_logit_softcapping=None)
+GEMMA2 = dict(head_dim=8, query_pre_attn_scalar=6, sliding_window=5)
+LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "rope_theta": 500.0,
+}
 GPT2 = dict(vocab_size=50, n_embd=24, n_layer=3, n_head=4, n_positions=32)
 ARCHITECTURES = {
     "llama": ("LlamaConfig", SIZES | dict(rope_theta=500.0)),
     "llama, tied, head_dim": ("LlamaConfig", SIZES | dict(head_dim=8, tie_word_embeddings=True)),
     "llama, biases": ("LlamaConfig", SIZES | dict(attention_bias=True, mlp_bias=True, hidden_act="gelu")),
+    "llama, linear RoPE": ("LlamaConfig", SIZES | dict(rope_parameters=LINEAR)),
+    "llama 3.1": ("LlamaConfig", SIZES | dict(rope_parameters=LLAMA3, head_dim=12)),
     "mistral": ("MistralConfig", SIZES | dict(sliding_window=None)),
     "mistral, window": ("MistralConfig", SIZES | dict(sliding_window=5)),
     "qwen3": ("Qwen3Config", SIZES | dict(head_dim=8)),
@@ -47,8 +58,17 @@ ARCHITECTURES = {
     ),
     "gemma2, no cap": (
         "Gemma2Config",
-        SIZES | GEMMA2 | dict(hidden_activation="silu", attn_logit_softcapping=None, tie_word_embeddings=False),
+        SIZES
+        | GEMMA2
+        | dict(
+            hidden_activation="silu",
+            attn_logit_softcapping=None,
+            final_logit_softcapping=None,
+            tie_word_embeddings=False,
+        ),
     ),
+    "gemma2, as published": ("Gemma2Config", SIZES),
+    "gemma2, llama3 RoPE": ("Gemma2Config", SIZES | GEMMA2 | dict(final_logit_softcapping=3.0, rope_parameters=LLAMA3)),
     "olmo2": ("Olmo2Config", SIZES),
 }
 if "gelu_tanh" in NONLINEARITIES:
@@ -143,8 +163,15 @@ def test_old_configs_without_newer_settings(tmp_path):
     ("name", "changes", "message"),
     [
         ("llama", {"model_type": "mamba"}, "model_type='mamba' is unknown; from_hf reads llama"),
-        ("llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope_type='llama3' can't be held"),
-        ("llama", {"rope_parameters": None, "rope_scaling": {"type": "linear"}}, "rope_type='linear'"),
+        ("llama", {"rope_parameters": LLAMA3 | {"low_freq_factor": 2.0}}, r"low_freq_factor=2\.0.*has 1"),
+        ("llama", {"rope_parameters": LLAMA3 | {"high_freq_factor": 8.0}}, r"high_freq_factor=8\.0.*has 4"),
+        ("llama", {"rope_parameters": LLAMA3 | {"original_max_position_embeddings": None}}, "original_max_position"),
+        ("llama", {"rope_parameters": None, "rope_scaling": {"type": "linear"}}, "factor=None"),
+        ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type='dynamic' can't be held"),
+        ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_type='yarn' can't be held.*linear, llama3"),
+        ("llama", {"rope_parameters": {"rope_type": "longrope"}}, "rope_type='longrope' can't be held"),
+        ("llama", {"rope_parameters": LINEAR | {"factor": 0.5}}, r"rope_factor=0\.5"),
+        ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
         ("llama", {"hidden_act": "mish"}, "hidden_act='mish' can't be held: our MLP has silu"),
         ("llama", {"hidden_size": None}, "hidden_size=None"),
         ("llama", {"num_attention_heads": 0}, "num_attention_heads=0"),
@@ -156,7 +183,25 @@ def test_old_configs_without_newer_settings(tmp_path):
         ("qwen3", {"layer_types": ["chunked_attention"]}, "layer_types="),
         ("llama", {"rope_parameters": "none"}, "rope_type='none'"),
         ("llama", {"tie_word_embeddings": True}, "ties lm_head.weight to model.embed_tokens.weight"),
-        ("gemma2", {"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0"),
+        ("llama", {"vocab_size": 50.0}, r"vocab_size=50\.0"),
+        ("llama", {"num_key_value_heads": "2"}, "num_key_value_heads='2'.*whole number"),
+        ("llama", {"head_dim": [6]}, r"head_dim=\[6\]"),
+        ("llama", {"rms_norm_eps": "1e-6"}, "rms_norm_eps='1e-6'.*positive number"),
+        ("llama", {"rope_parameters": {"rope_theta": "ten"}}, "rope_theta='ten'"),
+        ("llama", {"tie_word_embeddings": "false"}, "tie_word_embeddings='false'.*true or false"),
+        ("llama", {"mlp_bias": 1}, "mlp_bias=1"),
+        ("llama", {"model_type": ["llama"]}, "model_type="),
+        ("llama", {"hidden_act": 3}, "hidden_act=3"),
+        ("gemma2", {"hidden_activation": 3}, "hidden_activation=3"),
+        ("qwen3, windows", {"layer_types": None, "max_window_layers": "2"}, "max_window_layers='2'.*from 0 up"),
+        ("mistral, window", {"sliding_window": "5"}, "sliding_window='5'"),
+        ("gemma2", {"layer_types": ["full_attention"]}, "layer_types=.*1 entries, but num_hidden_layers=4"),
+        ("gemma2", {"layer_types": "full_attention"}, "layer_types='full_attention'"),
+        ("gemma2", {"final_logit_softcapping": 0.0}, "final_logit_softcapping=0.0.*positive"),
+        ("gemma2", {"attn_logit_softcapping": "50"}, "attn_logit_softcapping='50'"),
+        ("gemma2", {"query_pre_attn_scalar": None}, "query_pre_attn_scalar=None"),
+        ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
+        ("gpt2", {"n_head": 5}, "the weights do not fit"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
     ],
 )
@@ -169,11 +214,57 @@ def test_what_stands_in_the_way_is_named(name, changes, message, tmp_path):
 
 
 def test_settings_left_out_are_those_of_transformers(tmp_path):
-    theirs("gemma2").save_pretrained(tmp_path)
+    model = theirs("gemma2, as published")
+    model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    del config["final_logit_softcapping"]
+    needed = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_", "max_position_embeddings")
+    config = {name: value for name, value in config.items() if name.startswith(needed)}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"final_logit_softcapping=30\.0"):
+    loaded = from_hf(tmp_path)
+    assert difference(model, loaded) <= 1e-5
+    assert (loaded.cfg.logit_cap, loaded.cfg.head_dim, loaded.cfg.tied_head) == (30.0, 256, True)
+    assert loaded.cfg.recipe == SANDWICH.replace("Attn", "SoftCapAttn(cap=50.0)")  # 4096 positions hold all 32
+
+
+def test_stretched_rope_is_found_where_older_configs_have_it(tmp_path):
+    for scaling, name in ((LLAMA3, "llama 3.1"), (LINEAR, "llama, linear RoPE")):
+        model = theirs(name)
+        model.save_pretrained(tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        rope = {key: value for key, value in scaling.items() if key not in ("rope_type", "rope_theta")}
+        config |= {"rope_theta": 500.0, "rope_scaling": rope | {"type": scaling["rope_type"]}, "rope_parameters": None}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        loaded = from_hf(tmp_path)
+        assert difference(model, loaded) <= 1e-5
+        assert (loaded.cfg.rope_factor, loaded.cfg.rope_theta) == (scaling["factor"], 500.0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(value, tmp_path):
+    model = theirs("llama")
+    with torch.no_grad():
+        model.model.layers[2].mlp.up_proj.weight[1, :2] = value
+    model.save_pretrained(tmp_path)
+    for source in (tmp_path, model):
+        with pytest.raises(ValueError, match=r"2 of the 960 numbers of model\.layers\.2\.mlp\.up_proj\.weight are NaN"):
+            from_hf(source)
+
+
+def test_rounded_weights_are_refused(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    theirs("llama").save_pretrained(tmp_path)
+    weights = safetensors.load_file(tmp_path / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"].to(torch.int8)
+    safetensors.save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.norm\.weight holds torch\.int8.*unquantized"):
+        from_hf(tmp_path)
+
+
+def test_a_missing_file_of_several_is_named(tmp_path):
+    theirs("llama").save_pretrained(tmp_path, max_shard_size="10KB")
+    lost = sorted(tmp_path.glob("*.safetensors"))[1]
+    lost.unlink()
+    with pytest.raises(FileNotFoundError, match=f"holds no {lost.name}"):
         from_hf(tmp_path)
 
 
@@ -217,6 +308,9 @@ def test_damaged_folders_are_refused_and_no_code_or_pickle_is_opened(tmp_path):
 
 # ---------------------------------------------------------------- to Hugging Face
 
+GPT2_STYLE = dict(
+    norm_type="LayerNorm", positions="learned", mlp_gated=False, mlp_nonlinearity="gelu_tanh", num_kv_heads=4
+)
 HELD = {
     "llama": (512, {}, "LlamaForCausalLM"),
     "llama, untied, biases": (
@@ -236,7 +330,64 @@ HELD = {
     "qwen3, interleaved": ("byte", dict(qk_norm=True, positions="rope_interleaved", rope_dim=6), "Qwen3ForCausalLM"),
     "odd heads": ("byte", dict(num_q_heads=5, num_kv_heads=1, head_dim=6), "MistralForCausalLM"),
     "window": ("byte", dict(recipe=PRE_NORM.replace("Attn", "Attn(window=5)")), "MistralForCausalLM"),
-}
+    "stretched RoPE": ("byte", dict(rope_factor=4, positions="rope_interleaved"), "LlamaForCausalLM"),
+    "llama 3.1": ("byte", dict(rope_factor=8.0, rope_original_len=16, head_dim=12), "LlamaForCausalLM"),
+    "factorised embedding": (128, dict(embed_dim=10), "LlamaForCausalLM"),
+    "factorised and scaled, head of its own": (
+        128,
+        dict(embed_dim=10, scale_first_residual=True, tied_head=False),
+        "LlamaForCausalLM",
+    ),
+    "a window that holds the context": (
+        "byte",
+        dict(recipe=PRE_NORM.replace("Attn", "MQA(32,false)").replace("Norm", "RMSNorm")),
+        "LlamaForCausalLM",
+    ),
+    "qwen3, windows, biases": (
+        "byte",
+        dict(qk_norm=True, num_layers=4, recipe=PRE_NORM.replace("Attn", "Attn(cyc(4,none,none),bias=true)")),
+        "Qwen3ForCausalLM",
+    ),
+    "post-norm": ("byte", dict(post_norm=True), "Gemma2ForCausalLM"),
+    "post-norm, scaled, untied": (
+        512,
+        dict(post_norm=True, scale_first_residual=True, tied_head=False, norm_affine=False),
+        "Gemma2ForCausalLM",
+    ),
+    "sandwich": (128, dict(recipe=SANDWICH, embed_dim=10, mlp_nonlinearity="relu2"), "Gemma2ForCausalLM"),
+    "gemma2": (
+        "byte",
+        dict(
+            recipe=SANDWICH.replace("Attn", "SoftCapAttn(cap=2.5,window=cyc(5,none))"),
+            scale_first_residual=True,
+            logit_cap=3.0,
+            mlp_nonlinearity="gelu_tanh",
+            num_kv_heads=1,
+            head_dim=8,
+        ),
+        "Gemma2ForCausalLM",
+    ),
+    "soft cap by attn_block": ("byte", dict(attn_block="SoftCapAttn", post_norm=True), "Gemma2ForCausalLM"),
+    "olmo2": (
+        "byte",
+        dict(recipe="FlatNormAttn(bias=true)->Norm->+->MLP->Norm->+", head_dim=10, rope_factor=2.0),
+        "Olmo2ForCausalLM",
+    ),
+    "olmo2 by attn_block": (
+        128,
+        dict(recipe="Attn->Norm->+->MLP->Norm->+(drop=0.1)", attn_block="FlatNormAttn", qk_norm=True, num_q_heads=6),
+        "Olmo2ForCausalLM",
+    ),
+    "gpt2": (512, GPT2_STYLE | dict(mlp_bias=True, norm_bias=True, recipe=PRE_NORM.replace("Attn", "Attn(bias=true)")),
+             "GPT2LMHeadModel"),
+    "gpt2 without biases, shared key/value heads": (
+        "byte",
+        GPT2_STYLE | dict(num_kv_heads=2, norm_affine=False, mlp_nonlinearity="relu2", scale_first_residual=True),
+        "GPT2LMHeadModel",
+    ),
+    "gpt2, sinusoids": ("byte", GPT2_STYLE | dict(positions="sinusoidal", tied_head=False), "GPT2LMHeadModel"),
+    "gpt2, no positions": ("characters", GPT2_STYLE | dict(positions="none", rope_theta=5.0), "GPT2LMHeadModel"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", HELD)
@@ -249,7 +400,10 @@ def test_transformers_loads_what_is_written(name, tmp_path):
     loaded = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     assert type(loaded).__name__ == kind
     assert difference(model, loaded, tok.vocab_size) <= 1e-5
-    assert difference(model, from_hf(folder), tok.vocab_size) <= 1e-5
+    again = from_hf(folder)
+    assert difference(model, again, tok.vocab_size) <= 1e-5
+    config, back = (path / "config.json" for path in (folder, to_hf(again, tok, tmp_path / "again")))
+    assert config.read_text() == back.read_text()
     assert (loaded.config.bos_token_id, loaded.config.eos_token_id) == (tok.bos_id, tok.eos_id)
     assert sorted(path.suffix for path in folder.iterdir()) == [".json"] * 4 + [".safetensors"]
 
@@ -264,17 +418,31 @@ def test_writing_needs_no_transformers(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(norm_type="LayerNorm"), "norm_type='LayerNorm'"),
-        (dict(norm_bias=True), "norm_bias=True"),
-        (dict(post_norm=True), "post_norm=True"),
-        (dict(recipe=SANDWICH), "recipe="),
-        (dict(recipe="Norm->[Attn|MLP]->+"), "recipe="),
+        (dict(norm_type="LayerNorm"), r"would be llama but for norm_type='LayerNorm' \(it has 'RMSNorm'\)"),
+        (dict(norm_bias=True), "llama but for norm_bias=True"),
+        (dict(norm_type="none"), "norm_type='none'"),
+        (dict(recipe="Norm->[Attn|MLP]->+"), r"recipe='Norm->\[Attn"),
+        (dict(recipe="Norm->Attn->+->Norm->MLP#one->+"), "recipe='Norm->Attn->.*MLP#one"),
+        (dict(recipe="Norm->Attn->+(scale=0.5)->Norm->MLP->+"), "recipe="),
+        (dict(recipe=PRE_NORM.replace("Attn", "Attn(window=cyc(5,none))")), r"cyc\(5,none\).*it has 'Norm->Attn->"),
+        (dict(recipe="Norm->Attn(cyc(5,6))->+->Norm->MLP->+", qk_norm=True), r"qwen3 but for recipe=.*cyc\(5,6"),
+        (dict(recipe=PRE_NORM.replace("Attn", "Attn(bias=cyc(true,false))")), "recipe="),
+        (dict(recipe=PRE_NORM.replace("Attn", "SoftCapAttn")), r"recipe=.*SoftCapAttn\(cap=50\.0\)"),
+        (dict(logit_cap=30.0), "llama but for logit_cap=30.0"),
         (dict(positions="learned"), "positions='learned'"),
+        (dict(positions="alibi"), "positions='alibi'"),
         (dict(rope_dim=2), "rope_dim=2"),
-        (dict(mlp_gated=False), "mlp_gated=False"),
-        (dict(qk_norm=True, mlp_bias=True), "mlp_bias=True"),
+        (dict(mlp_gated=False), "llama but for mlp_gated=False"),
+        (dict(qk_norm=True, mlp_bias=True), "llama but for qk_norm=True.*; or qwen3 but for mlp_bias=True"),
+        (dict(post_norm=True, num_q_heads=5, num_kv_heads=1, head_dim=6), "gemma2 but for num_q_heads=5"),
+        (GPT2_STYLE | dict(mlp_gated=True), "gpt2 but for mlp_gated=True"),
+        (GPT2_STYLE | dict(head_dim=8), "gpt2 but for head_dim=8"),
+        (GPT2_STYLE | dict(qk_norm=True), "gpt2 but for qk_norm=True"),
+        (GPT2_STYLE | dict(positions="rope"), "gpt2 but for positions='rope'"),
+        (GPT2_STYLE | dict(num_q_heads=5, num_kv_heads=5, head_dim=4), "gpt2 but for num_q_heads=5"),
         (dict(norm_type="LayerNorm", norm_affine=False), "norm_type='LayerNorm'"),
         (dict(attn_block="GatedAttn"), "attn_block='GatedAttn'"),
+        (dict(mlp_block="MoE"), "mlp_block='MoE'"),
     ],
 )
 def test_what_no_stock_architecture_holds_is_named(settings, message, tmp_path):
@@ -299,6 +467,23 @@ def test_other_vocabularies_exchanged_blocks_and_other_peoples_folders_are_refus
     model.layers[0].mlp.Wup = torch.nn.Linear(24, 41)
     with pytest.raises(ValueError, match="exchanged by hand"):
         to_hf(model, tok, tmp_path / "b")
+    model = ours(tok)
+    model.layers[1].mlp_norm = torch.nn.Identity()
+    with pytest.raises(ValueError, match=r"layers\.1\.mlp_norm is a Identity \(exchanged by hand"):
+        to_hf(model, tok, tmp_path / "b")
+
+
+def test_what_was_read_is_written_as_what_it_was(tmp_path):
+    """from_hf, then to_hf: the same architecture again, with its biases, windows, caps and stretched RoPE."""
+    transformers = pytest.importorskip("transformers")
+    tok = ByteTokenizer()
+    for name in ARCHITECTURES:
+        model = theirs(name, vocab_size=tok.vocab_size)
+        folder = to_hf(from_hf(model), tok, tmp_path / "written")
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+        assert difference(model, loaded, tok.vocab_size) <= 1e-5, name
+        kind = "llama" if name == "mistral" else model.config.model_type  # without a window it is a Llama
+        assert loaded.config.model_type == kind, name
 
 
 # ---------------------------------------------------------------- tokenizers for Hugging Face
@@ -498,7 +683,13 @@ def test_llama2c_files_are_read(version, shared, tmp_path):
 @pytest.mark.parametrize("version", [0, 1])
 @pytest.mark.parametrize(
     "settings",
-    [{}, dict(tied_head=False), dict(scale_first_residual=True, norm_affine=False), dict(positions="rope_interleaved")],
+    [
+        {},
+        dict(tied_head=False),
+        dict(scale_first_residual=True, norm_affine=False),
+        dict(positions="rope_interleaved"),
+        dict(embed_dim=10, recipe="RMSNorm->MQA->+->Norm->MLP->+"),
+    ],
 )
 def test_llama2c_files_are_written_and_read_back(version, settings, tmp_path):
     tok = get_tokenizer(512)
@@ -578,6 +769,8 @@ def test_our_tokenizers_come_back_from_llama2c(name, tmp_path):
         (dict(head_dim=8), "head_dim=8"),
         (dict(mlp_nonlinearity="gelu"), "mlp_nonlinearity='gelu'"),
         (dict(recipe=SANDWICH), "recipe="),
+        (dict(logit_cap=30.0), r"logit_cap=30\.0"),
+        (dict(rope_factor=2.0), r"rope_factor=2\.0"),
     ],
 )
 def test_what_llama2c_cannot_hold_is_named(settings, message, tmp_path):

@@ -22,6 +22,7 @@ VARIANTS = {
     "sinusoidal": SMALL.replace(positions="sinusoidal", norm_type="CosineNorm", mlp_gated=False, mlp_bias=True),
     "nowhere": SMALL.replace(positions="none", num_kv_heads=1, qk_norm=False, scale_first_residual=True),
     "multi_head": SMALL.replace(num_kv_heads=4, norm_affine=False, mlp_nonlinearity="relu2"),
+    "capped": SMALL.replace(logit_cap=2.0, rope_factor=4.0, rope_original_len=8),
 }
 variants = pytest.mark.parametrize("cfg", VARIANTS.values(), ids=VARIANTS)
 
@@ -81,6 +82,22 @@ def test_rope_turns_pairs_by_position_times_frequency():
     angles = torch.arange(7)[:, None] * torch.tensor([1.0, 100.0**-0.5])
     expected = as_complex * torch.polar(torch.ones(7, 2), angles)[:, None]
     torch.testing.assert_close(turned, torch.cat((expected.real, expected.imag), dim=-1))
+
+
+def test_stretched_rope_divides_all_speeds_or_the_slow_ones():
+    """Four speeds 1, 1/10, 1/100, 1/1000: in 200 positions these make 32, 3.2, 0.32 and 0.03 turns."""
+    cfg = SMALL.replace(head_dim=8, rope_theta=1e4, rope_factor=4.0)
+    positions = torch.tensor([3.0])
+
+    def angles(cfg):
+        cos, sin = model_file.rope_tables(positions, cfg)
+        return torch.atan2(sin, cos)[0]
+
+    torch.testing.assert_close(angles(cfg), torch.tensor([0.75, 0.075, 0.0075, 0.00075]))
+    share = (200 * 0.1 / (2 * math.pi) - 1) / 3  # of 3.2 turns, between 1 and 4
+    between = share * 0.3 + (1 - share) * 0.3 / 4
+    expected = torch.tensor([3.0, between, 0.0075, 0.00075])
+    torch.testing.assert_close(angles(cfg.replace(rope_original_len=200)), expected)
 
 
 def test_rope_products_depend_on_distance_alone():
@@ -244,6 +261,21 @@ def test_segments_keep_packed_documents_apart():
 def test_head_of_features_is_the_model():
     model, tokens = randomised(GPT(SMALL)), some_tokens(SMALL)
     torch.testing.assert_close(model.head(model.features(tokens)), model(tokens))
+
+
+@pytest.mark.parametrize("ends", [{}, {"tied_head": False}, {"embed_dim": 10}, {"embed_dim": 10, "tied_head": False}])
+def test_a_cap_squashes_the_logits_of_every_head(ends):
+    free = randomised(GPT(SMALL.replace(**ends)))
+    free.readout.weight.data *= 4
+    capped = GPT(SMALL.replace(logit_cap=2.0, **ends)).double().eval()
+    capped.load_state_dict(free.state_dict())  # the same names
+    tokens = some_tokens(SMALL)
+    torch.testing.assert_close(capped(tokens), 2 * torch.tanh(free(tokens) / 2))
+    assert capped(tokens).abs().max() < 2 < free(tokens).abs().max()
+    torch.testing.assert_close(capped.head(capped.features(tokens)), capped(tokens))
+    x = torch.randn(1, 3, 32, dtype=torch.float64)
+    torch.testing.assert_close(capped.predict(x), 2 * torch.tanh(free.predict(x) / 2))
+    assert (capped.readout.weight is capped.embed.weight) == capped.cfg.tied_head
 
 
 def test_dropout_drops_in_training_and_only_there():

@@ -38,7 +38,7 @@ def traces_of(module) -> list:
         made.append(tr)
 
     tokens, long = torch.randint(0, 97, (3, 5)), torch.randint(0, 97, (3, 300))
-    add({"qk_norm": True}, lambda gpt: gpt(tokens))
+    add({"qk_norm": True, "logit_cap": 30.0, "rope_factor": 2.0}, lambda gpt: gpt(tokens))
     add({"norm_type": "LayerNorm", "positions": "learned"}, lambda gpt: gpt(tokens))
     add({"norm_type": "CosineNorm", "positions": "sinusoidal", "mlp_gated": False}, lambda gpt: gpt(tokens))
     add({"num_layers": 1}, lambda gpt: gpt(long))
