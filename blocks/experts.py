@@ -3,6 +3,7 @@
 from functools import partial
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -121,7 +122,14 @@ class MoE(LoggingModule):
         return y.index_add(0, token, said).view(x.shape)  # (B, T, D)
 
     def watch(self, logits: Tensor, scores: Tensor, counts: Tensor, ctx: Context | None) -> None:
-        """Leaves the auxiliary losses in `ctx`, and counts tokens for `after_step`: (B, T, E), (B, T, E), (E,)"""
+        """Leaves the auxiliary losses in `ctx`, and counts tokens for `after_step`: (B, T, E), (B, T, E), (E,)
+
+        Where several processes train together, the counts are those of all: bias and losses are then as in a single one
+        (the mean of the processes' losses has the same P, and the same f).
+        """
+        if processes() > 1:
+            counts = counts.clone()
+            dist.all_reduce(counts)
         if self.load is not None:
             self.load += counts
         if ctx is None:
@@ -157,12 +165,19 @@ class MoE(LoggingModule):
             expert.starts_at_zero = value
 
 
+def processes() -> int:
+    """How many processes train together, each on a part of the batch."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def balance_loss(scores: Tensor, counts: Tensor) -> Tensor:
     """E * sum_i f_i P_i: scores (B, T, E), tokens for each expert (E,) -> a number, top_k where use is even.
 
+    counts: over these tokens, or over N times as many that N processes have.
+
     Source: Fedus et al. 2021, arXiv 2101.03961, eq. 4-6. The gradient goes through P alone: f is made of counts.
     """
-    share = counts.to(scores.dtype) / scores[..., 0].numel()  # (E,): f, which sums to top_k
+    share = counts.to(scores.dtype) / (processes() * scores[..., 0].numel())  # (E,): f, which sums to top_k
     mean = (scores / scores.sum(dim=-1, keepdim=True)).mean(dim=(0, 1))  # (E,): P, which sums to 1
     return len(counts) * (share * mean).sum()
 

@@ -31,7 +31,9 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from lab.files import ROOT, leftovers, write_atomic, write_json
+from lab import packing
+from lab.files import ROOT, leftovers, write_atomic
+from lab.packing import PackedTokens
 
 SEPARATOR = "<|endoftext|>"
 SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -42,7 +44,10 @@ VALID_DOCUMENTS = 500  # as many are kept of a named dataset's validation split
 STORYWORLD_BYTES = 8_000_000
 SLOWEST_HUB = 50_000  # bytes per second: "auto" does not wait for a hub that is slower
 STALE_SECONDS = 3600  # a temporary file nobody has written to for so long was left by a process that died
-ENCODE_BYTES = 1_000_000  # text per call of the tokenizer: bounds the memory that encoding takes
+READ_BYTES = 1_000_000  # read from a file at once
+STALE_PART_SECONDS = 7 * 24 * 3600  # half of a big text's tokens are worth keeping for longer
+BIG_CACHE_BYTES = 100_000_000  # of a bigger one, a process does not keep all that it has read in its memory ...
+ROWS_HELD = 1000  # ... but what so many rows took, each of them up to 64 kB
 CACHE_FORMAT = 1  # part of every name in the cache: raise it when what is written there changes
 
 
@@ -59,19 +64,25 @@ def _clean(text: str) -> Iterator[str]:
 
 def _read_txt(path: Path) -> Iterator[str]:
     """Documents of a text file, one in memory at a time. Raises ValueError naming the byte that is not UTF-8."""
-    if path.stat().st_size == 0:  # an empty file cannot be memory-mapped
-        return
-    mark = SEPARATOR.encode()
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        start = 3 if view[:3] == b"\xef\xbb\xbf" else 0  # a byte-order mark is no text
-        while start < len(view):
-            end = view.find(mark, start)
-            end = len(view) if end < 0 else end
-            yield from _clean(_decode(view[start:end], path, start))
-            start = end + len(mark)
+    mark, offset = SEPARATOR.encode(), 0  # offset: where in the file the document begins
+    with open(path, "rb") as file:
+        if file.read(3) == b"\xef\xbb\xbf":  # a byte-order mark is no text
+            offset = 3
+        file.seek(offset)
+        rest = bytearray()  # what was read and not yet given out: no whole document
+        while chunk := file.read(READ_BYTES):
+            searched = max(0, len(rest) - len(mark))  # a mark may stand across two chunks
+            rest += chunk
+            start = 0
+            while (end := rest.find(mark, max(start, searched))) >= 0:
+                yield from _clean(_decode(rest[start:end], path, offset + start))
+                start = end + len(mark)
+            del rest[:start]
+            offset += start
+        yield from _clean(_decode(rest, path, offset))
 
 
-def _decode(raw: bytes, path: Path, offset: int) -> str:
+def _decode(raw: bytes | bytearray, path: Path, offset: int) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -124,7 +135,8 @@ def _read_parquet(path: Path) -> Iterator[str]:
 
     where = f"dataset={str(path)!r}"
     try:
-        with pyarrow.parquet.ParquetFile(path) as table:
+        # unless told otherwise, it reads all that is stored of a row group's column at once
+        with pyarrow.parquet.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False) as table:
             name = _text_field(table.schema_arrow.names, where)
             kind = table.schema_arrow.field(name).type
             if kind not in (pyarrow.string(), pyarrow.large_string()):
@@ -139,7 +151,7 @@ def _read_arrow(path: Path) -> Iterator[str]:
     """Documents of a file in which the `datasets` package keeps a dataset that it has downloaded."""
     import pyarrow
 
-    with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as batches:
+    with pyarrow.OSFile(str(path)) as file, pyarrow.ipc.open_stream(file) as batches:
         for batch in batches:
             yield from _clean_column(batch.column("text"))
 
@@ -469,9 +481,10 @@ def _make_cache(folder: Path) -> None:
         raise OSError(error.errno, f"{error.strerror}: {remedy}", str(folder)) from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, f"Permission denied: {remedy}", str(folder))
-    for leftover in leftovers(folder):
+    for leftover in [*leftovers(folder), *folder.glob("tokens-*.part")]:
         with contextlib.suppress(FileNotFoundError):  # another process may be faster
-            if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
+            patience = STALE_PART_SECONDS if leftover.suffix == ".part" else STALE_SECONDS
+            if time.time() - leftover.stat().st_mtime > patience:
                 leftover.unlink()
 
 
@@ -479,104 +492,32 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-@dataclass(frozen=True)
-class PackedTokens:
-    """All documents of a split one after another, each BOS … EOS.
-
-    ids: (num_tokens,) uint16 or uint32, memory-mapped. starts: (num_documents,) int64, where each document's BOS
-    stands. num_bytes: UTF-8 bytes of the documents. fingerprint: names the text and the tokenizer together.
-    """
-
-    ids: np.ndarray
-    starts: np.ndarray
-    num_tokens: int
-    num_documents: int
-    num_bytes: int
-    fingerprint: str
-
-
 def tokenize(
     source: Source, split: str, tok, *, cache_dir: str | Path | None = None, progress: bool = True
 ) -> PackedTokens:
-    """The tokens of a split: encoded on the first call, memory-mapped from the cache ever after.
+    """The tokens of a split: encoded on the first call, on all cores, and memory-mapped from the cache ever after.
 
-    Memory stays bounded however long the text is. An interrupted call leaves nothing that a later one takes for whole.
+    Memory is bounded by the longest document, not by the text. An interrupted call leaves nothing that a later one
+    takes for whole; that of a big text goes on where the interrupted one was.
     Raises ValueError for a split without text, OSError where the cache folder cannot be written to.
     """
     folder = Path(cache_dir) if cache_dir is not None else source.cache
     text = source.split_fingerprint(split, folder)
     fingerprint = _digest(f"{CACHE_FORMAT} {text} {tok.fingerprint}")[:32]
-    packed = _open_packed(folder, fingerprint)
-    if packed is None:
-        _write_packed(source, split, tok, folder, fingerprint, progress)
-        packed = _open_packed(folder, fingerprint)
-    return packed
-
-
-def _files(folder: Path, fingerprint: str) -> list[Path]:
-    return [folder / f"tokens-{fingerprint}.{end}" for end in ("ids", "starts", "json")]
-
-
-def _open_packed(folder: Path, fingerprint: str) -> PackedTokens | None:
-    """The cached tokens, or None where there are none; a damaged cache is reported and counts as none."""
-    ids_path, starts_path, info_path = _files(folder, fingerprint)
-    if not info_path.exists():
-        return None
     try:
-        info = json.loads(info_path.read_text(encoding="utf-8"))
-        ids = np.memmap(ids_path, dtype=info["dtype"], mode="r")
-        starts = np.fromfile(starts_path, dtype="<i8")
-        if (len(ids), len(starts)) != (info["num_tokens"], info["num_documents"]):
-            raise ValueError(f"only {len(ids)} of {info['num_tokens']} tokens are there")
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        print(f"token cache {info_path.stem} is damaged ({error}): encoding the text again", file=sys.stderr)
-        return None
-    return PackedTokens(ids, starts, len(ids), len(starts), info["num_bytes"], fingerprint)
-
-
-def _write_packed(source: Source, split: str, tok, folder: Path, fingerprint: str, progress: bool) -> None:
-    ids_path, starts_path, info_path = _files(folder, fingerprint)
-    dtype = np.dtype("<u2" if tok.vocab_size <= 65536 else "<u4")
-    lengths, sizes = [], []
-
-    def fill(file: BinaryIO) -> None:
-        with _progress(f"encoding {source.name}", source.split(split).size, progress) as bar:
-            for batch, size in _in_batches(source.documents(split)):
-                encoded = tok.encode_batch(batch, bos=True, eos=True)
-                file.writelines(np.asarray(ids, dtype=dtype).tobytes() for ids in encoded)
-                lengths.extend(map(len, encoded))
-                sizes.append(size)
-                bar.update(size)
-        if not lengths:
-            raise ValueError(f"dataset={source.name!r}: its split {split!r} holds no text; give a file that does")
-
+        packed = packing.load(folder, fingerprint)
+    except ValueError as error:
+        print(f"{error}: encoding the text again", file=sys.stderr)
+        packed = None
+    if packed is not None:
+        return packed
     _make_cache(folder)
-    write_atomic(ids_path, fill)
-    write_atomic(starts_path, (np.cumsum(lengths) - lengths).astype("<i8").tobytes())
-    write_json(
-        info_path,
-        {  # last: whoever finds it finds the other two whole
-            "text": source.name,
-            "split": split,
-            "dtype": dtype.str,
-            "num_tokens": sum(lengths),
-            "num_documents": len(lengths),
-            "num_bytes": sum(sizes),
-        },
-    )
-
-
-def _in_batches(documents: Iterable[str]) -> Iterator[tuple[list[str], int]]:
-    """Documents in groups of at least ENCODE_BYTES, each with its size in UTF-8 bytes."""
-    batch, size = [], 0
-    for document in documents:
-        batch.append(document)
-        size += len(document.encode("utf-8"))
-        if size >= ENCODE_BYTES:
-            yield batch, size
-            batch, size = [], 0
-    if batch:
-        yield batch, size
+    with _progress(f"encoding {source.name}", source.split(split).size, progress) as bar:
+        about = {"text": source.name, "split": split}
+        packed = packing.write(source.split(split).read, tok, folder, fingerprint, about, bar.update)
+    if packed is None:
+        raise ValueError(f"dataset={source.name!r}: its split {split!r} holds no text; give a file that does")
+    return packed
 
 
 # ---------------------------------------------------------------------------------------------------- batches
@@ -604,6 +545,7 @@ class Batches:
         self.num_rows = packed.num_tokens // seq_len
         self.tokens_per_epoch = self.num_rows * seq_len
         self._orders: dict[int, np.ndarray] = {}
+        self._rows_held = 0
 
     def epoch(self, i: int) -> int:
         """The epoch, counted from 0, in which micro-batch i begins."""
@@ -612,7 +554,21 @@ class Batches:
     def get(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Micro-batch i: inputs x and targets y, both (B, T) int64 on the CPU; y[:, t] is the token after x[:, t]."""
         tokens = torch.from_numpy(self.packed.ids[self._places(i, self.seq_len + 1)].astype(np.int64))  # (B, T+1)
+        self._give_back()
         return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+    def _give_back(self) -> None:
+        """Of a big cache, takes the pages that were read out of this process's memory, now and then.
+
+        They stay in the system's own file cache while there is room, and cost next to nothing to have again.
+        """
+        self._rows_held += self.batch_size
+        if self._rows_held < ROWS_HELD or self.packed.ids.nbytes < BIG_CACHE_BYTES:
+            return
+        self._rows_held = 0
+        mapped = self.packed.ids.base
+        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     def segments(self, i: int) -> torch.Tensor:
         """(B, T) int64: which document of its row each input of micro-batch i belongs to, counted from 0 per row."""

@@ -22,7 +22,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab import data, hub
+from lab import data, hub, packing
 from lab.data import SEPARATOR, Batches, PackedTokens, open_source, tokenize, validation_documents
 
 
@@ -30,7 +30,7 @@ class Bytes:
     """A tokenizer for tests: one id per byte."""
     vocab_size, bos_id, eos_id, pad_id, fingerprint = 259, 256, 257, 258, "bytes"
 
-    def encode_batch(self, texts, bos=True, eos=True):
+    def encode_batch(self, texts, bos=True, eos=True, num_threads=1):
         return [[self.bos_id] * bos + list(text.encode()) + [self.eos_id] * eos for text in texts]
 
 
@@ -252,7 +252,7 @@ def test_fingerprint_is_remembered(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------------------ the token cache
 
 class Refusing(Bytes):
-    def encode_batch(self, texts, bos=True, eos=True):
+    def encode_batch(self, texts, bos=True, eos=True, num_threads=1):
         raise AssertionError("the text was encoded again")
 
 
@@ -310,18 +310,23 @@ def test_interrupt_leaves_nothing(tmp_path, cache, monkeypatch):
     class Interrupted(Bytes):
         calls = 0
 
-        def encode_batch(self, texts, bos=True, eos=True):
+        def encode_batch(self, texts, bos=True, eos=True, num_threads=1):
             self.calls += 1
             if self.calls == 3:
                 raise KeyboardInterrupt
             return super().encode_batch(texts, bos, eos)
 
-    monkeypatch.setattr(data, "ENCODE_BYTES", 100)
+    monkeypatch.setattr(packing, "ENCODE_BYTES", 100)
     source = open_source(write(tmp_path / "a.txt", stories(60)))
     with pytest.raises(KeyboardInterrupt):
         tokenize(source, "train", Interrupted())
-    assert [path.name for path in cache.iterdir() if not path.name.startswith("fingerprint")] == []
+    assert [path.name for path in cache.iterdir() if not path.name.startswith("fingerprint")] == locks(cache)
     packed_equals(tokenize(source, "train", Bytes()), list(source.documents("train")))
+
+
+def locks(cache) -> list[str]:
+    """Empty files, which an interrupted call leaves behind."""
+    return [path.name for path in cache.glob("*.lock") if not path.stat().st_size]
 
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="starts its processes with fork")
@@ -356,16 +361,17 @@ def test_kill_never_leaves_half_a_cache(tmp_path, cache, monkeypatch, step):
         os.kill(os.getpid(), signal.SIGKILL)
 
     assert os.WIFSIGNALED(os.waitpid(in_child(work), 0)[1])
-    assert len(list(cache.glob("*.tmp"))) == (step < 3)
-    for leftover in cache.glob(".*.tmp"):
-        os.utime(leftover, (0, time.time() - 2 * data.STALE_SECONDS))
+    unfinished = [*cache.glob("*.tmp"), *cache.glob("*.part")]
+    assert len(unfinished) == [2, 1, 1, 0][step]
+    for leftover in unfinished:
+        os.utime(leftover, (0, time.time() - 2 * data.STALE_PART_SECONDS))
     packed_equals(tokenize(source, "train", Refusing() if step == 3 else Bytes()), list(source.documents("train")))
-    assert not list(cache.glob("*.tmp"))
+    assert not list(cache.glob("*.tmp")) and not list(cache.glob("*.part"))
 
 
 @needs_fork
 def test_processes_at_the_same_time(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(data, "ENCODE_BYTES", 1000)
+    monkeypatch.setattr(packing, "ENCODE_BYTES", 1000)
     source = open_source(write(tmp_path / "a.txt", stories(2000)))
 
     def work():
@@ -417,11 +423,11 @@ def test_full_disk_keeps_what_was_there(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         tokenize(source, "valid", Bytes())
-    assert {path.name: path.read_bytes() for path in cache.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in cache.iterdir() if path.name not in locks(cache)} == before
 
 
 def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "ENCODE_BYTES", 100_000)
+    monkeypatch.setattr(packing, "ENCODE_BYTES", 100_000)
 
     def peak(megabytes: int) -> int:
         path = write(tmp_path / "a.txt", (f"{i:04} " * 1000 for i in range(200 * megabytes)))
@@ -438,11 +444,11 @@ def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
 
 def test_progress_goes_to_stderr(tmp_path, capsys, monkeypatch):
     class Slow(Bytes):
-        def encode_batch(self, texts, bos=True, eos=True):
+        def encode_batch(self, texts, bos=True, eos=True, num_threads=1):
             time.sleep(0.2)
             return super().encode_batch(texts, bos, eos)
 
-    monkeypatch.setattr(data, "ENCODE_BYTES", 300)
+    monkeypatch.setattr(packing, "ENCODE_BYTES", 300)
     source = open_source(write(tmp_path / "a.txt", stories(60)))
     tokenize(source, "train", Slow())
     output = capsys.readouterr()
