@@ -19,6 +19,10 @@ seen stay in a cache, so that each step computes one position only. When the win
 more to come), its last max_seq_len // 2 tokens become the new window and the cache is refilled with them, at positions
 from 0: from there on the model continues that half as if nothing had stood before it, not even BOS. A prompt that is
 longer than max_seq_len is cut by the same rule, with a warning.
+
+Who computes. Three ways lead to the same text, and `generate` takes the quickest that knows the model's blocks: a
+program compiled from lab/compiled_decoder.cpp, plain PyTorch with fewer operations (lab/folded_decoder.py), and the
+model itself, which always can. The first two are compared with the model before they write anything.
 """
 
 import codecs
@@ -32,7 +36,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 import tyro
@@ -40,6 +44,9 @@ from torch import Tensor
 
 from model import GPT, Context
 from tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from lab.folded_decoder import FoldedDecoder
 
 # ---------------------------------------------------------------- the sampler
 
@@ -57,6 +64,7 @@ def generate(
     seed: int | None = None,
     stream: bool = False,
     use_cache: bool = True,
+    compiled: bool | Literal["auto"] = "auto",
 ) -> str | list[str] | Iterator[str]:
     """The prompt and its continuation, up to the end-of-text token or `max_new_tokens` more tokens.
 
@@ -69,6 +77,9 @@ def generate(
     stream: return an iterator of text pieces instead (one prompt only). The first piece is the prompt; a character is
         given only when all its bytes are there; joined, the pieces are the text that stream=False returns.
     use_cache: False computes every position again for each token: same text, slowly, for comparison.
+    compiled: "auto" has a compiled copy of the model write where that is possible, which gives the same text (up to
+        float rounding in near ties) many times sooner: on a CPU, in fp32, with the everyday blocks, and with a C++
+        compiler, which takes some seconds once per machine. True: ValueError where it isn't; False: PyTorch only.
 
     The model is in eval mode meanwhile (a stream: until it ends or is closed) and then back in its earlier mode.
 
@@ -83,9 +94,11 @@ def generate(
     choose = Choice(temperature, top_k, top_p, min_p)
     generators = _generators(seed, len(prompts))
     rows = _prompt_tokens(model, tok, prompts)
-    ids = new_tokens(
-        model, rows, choose, generators, max_new_tokens=max_new_tokens, stop_id=tok.eos_id, use_cache=use_cache
-    )
+    settings = dict(max_new_tokens=max_new_tokens, stop_id=tok.eos_id)
+    if _can_compile(model, compiled, use_cache):
+        ids = compiled_new_tokens(model, rows, choose, generators, **settings, stream=stream, must=compiled is True)
+    else:
+        ids = new_tokens(model, rows, choose, generators, **settings, use_cache=use_cache, folded=True)
     if stream:
         return _pieces(tok, prompt, (step[0] for step in ids))
     steps = list(ids)
@@ -174,22 +187,32 @@ def new_tokens(
     max_new_tokens: int,
     stop_id: int | None = None,
     use_cache: bool = True,
+    folded: bool = False,
 ) -> Iterator[list[int | None]]:
     """Continues token lists, all at once: yields, step after step, the new id of each prompt.
 
     A row that picks `stop_id` has ended: it yields None from that step on, and when all have, the iterator stops.
     Ended rows stay in the batch until the cache is refilled; rows whose window is full are cut to its last half (see
     the top of this file), and then all rows are refilled together, since only the blocks know what a cache holds.
+
+    folded: after the cache is filled, lab/folded_decoder.py makes the steps where it can: the same sums, by fewer
+        operations. Its first logits are compared with the model's; should they differ, the model goes on by itself.
     """
     rows = [_Row(i, window(ids, model), generators[i]) for i, ids in enumerate(prompts)]
     ctx = None
     with eval_mode(model):
+        decoder = _folded(model) if folded and use_cache else None
         for _ in range(max_new_tokens if rows else 0):
             if ctx is None or ctx.span == model.cfg.max_seq_len:
                 rows = [row for row in rows if not row.ended]
                 for row in rows:
                     row.window = window(row.window, model)
                 logits, ctx = last_logits(model, [row.window for row in rows], decode=use_cache)
+                if decoder is not None and not _takes_over(decoder, ctx, rows, logits):
+                    decoder = None
+            elif decoder is not None:
+                logits = decoder.step([row.window[-1] for row in rows])
+                ctx.span += 1
             else:
                 logits = model(_as_tensor([row.window[-1:] for row in rows], model), ctx)[:, -1]  # (B, V)
             ids = choose.pick(_checked(logits, rows), [row.generator.random() for row in rows])
@@ -201,6 +224,88 @@ def new_tokens(
             if all(row.ended for row in rows):
                 return
             yield step
+
+
+def _folded(model: GPT) -> "FoldedDecoder | None":
+    from lab.folded_decoder import FoldedDecoder, why_not_folded
+
+    return None if why_not_folded(model) else FoldedDecoder(model)
+
+
+def _takes_over(decoder: "FoldedDecoder", ctx: Context, rows: list[_Row], logits: Tensor) -> bool:
+    """Shows a filled cache to the decoder and has it repeat the last tokens: whether its logits are the model's."""
+    decoder.start(ctx)
+    return _agree("folded", decoder.step([row.window[-1] for row in rows]), _checked(logits, rows))
+
+
+def _agree(name: str, found: Tensor, expected: Tensor) -> bool:
+    """Whether two ways to the same logits differ by rounding only; a warning if not."""
+    difference = ((found - expected).abs().max() / expected.abs().max().clamp(min=1e-6)).item()
+    agree = difference <= 1e-3
+    if not agree:
+        warnings.warn(
+            f"the {name} decoder's logits differ from the model's by {difference:.1g} of the largest: was a block "
+            "changed? The model itself goes on, which takes longer",
+            stacklevel=1,  # counted as one place, so that Python shows it once
+        )
+    return agree
+
+
+def compiled_new_tokens(
+    model: GPT,
+    prompts: list[list[int]],
+    choose: Choice,
+    generators: list[random.Random],
+    *,
+    max_new_tokens: int,
+    stop_id: int | None = None,
+    stream: bool = False,
+    must: bool = False,
+) -> Iterator[list[int | None]]:
+    """As `new_tokens`, by a compiled copy of the model; with `stream`, each step is made only when it is asked for.
+
+    The copy knows what the blocks of model.py did when it was written. So its logits for the first prompt are compared
+    with the model's before it may write: should they differ, the model itself writes, with a warning, or, where the
+    copy `must`, ValueError is raised.
+    """
+    from lab.compiled_decoder import STEPS, CompiledDecoder
+
+    if not prompts:
+        return
+    settings = dict(max_new_tokens=max_new_tokens, stop_id=stop_id)
+    with eval_mode(model):
+        decoder = CompiledDecoder(model, prompts)
+        first = window(prompts[0], model)
+        with torch.inference_mode():
+            expected = _checked(last_logits(model, [first])[0], [_Row(0, first, generators[0])])
+        if _agree("compiled", decoder.first_logits(), expected[0]):
+            yield from decoder.new_tokens(choose, generators, **settings, at_once=1 if stream else STEPS)
+            return
+    if must:
+        raise ValueError("compiled=True can't be: its logits differ from the model's; was a block changed?")
+    yield from new_tokens(model, prompts, choose, generators, **settings)
+
+
+def _can_compile(model: GPT, compiled: bool | str, use_cache: bool) -> bool:
+    """Whether a compiled copy may write. Raises ValueError where `compiled=True` asks for one that can't be."""
+    if compiled not in (True, False, "auto"):
+        raise ValueError(f"compiled={compiled!r} must be True, False or 'auto'")
+    if compiled is False:
+        return False
+    from lab.compile import CompileError
+    from lab.compiled_decoder import library, why_not
+
+    reason = why_not(model) if use_cache else "use_cache=False"
+    if not reason:
+        try:
+            library()
+        except CompileError as error:
+            reason = str(error)
+            note = f"{reason}: the model itself writes, which takes longer; compiled=False asks for that"
+            warnings.warn(note, stacklevel=1)  # counted as one place, so that Python shows it once
+    if reason and compiled is True:
+        raise ValueError(f"compiled=True can't be: {reason}; with compiled='auto' the model itself writes then")
+    return not reason
 
 
 def last_logits(model: GPT, rows: list[list[int]], *, decode: bool = False) -> tuple[Tensor, Context | None]:
@@ -357,12 +462,17 @@ def _checked(logits: Tensor, rows: list[_Row]) -> Tensor:
     logits = logits.float().cpu()
     if not torch.isfinite(logits).all():
         bad = next(i for i, row in enumerate(logits) if not torch.isfinite(row).all())
-        value = logits[bad][~torch.isfinite(logits[bad])][0].item()
-        raise FloatingPointError(
-            f"the model's logits hold {value} for prompt {rows[bad].index} after {len(rows[bad].window)} tokens: "
-            "its weights are damaged or its training diverged; load an earlier checkpoint or train again"
-        )
+        raise non_finite_logits(logits[bad], rows[bad].index, len(rows[bad].window))
     return logits
+
+
+def non_finite_logits(logits: Tensor, prompt: int, seen: int) -> FloatingPointError:
+    """The error to raise for logits (V,), not all of them finite, after `seen` tokens of a prompt."""
+    value = logits[~torch.isfinite(logits)][0].item()
+    return FloatingPointError(
+        f"the model's logits hold {value} for prompt {prompt} after {seen} tokens: "
+        "its weights are damaged or its training diverged; load an earlier checkpoint or train again"
+    )
 
 
 # ---------------------------------------------------------------- from a terminal
@@ -379,6 +489,7 @@ def write(
     min_p: float | None = None,
     seed: int | None = None,
     device: Literal["cpu", "cuda", "mps"] = "cpu",
+    compiled: Literal["auto", "yes", "no"] = "auto",
 ) -> None:
     """Continue a prompt with a saved model, token by token, up to the end of the text.
 
@@ -392,6 +503,7 @@ def write(
         min_p: choose among tokens at least this many times as probable as the likeliest
         seed: the same number gives the same text again
         device: where to compute; models of this size are quick enough on a CPU
+        compiled: whether a compiled copy of the model writes: the same text, sooner; auto: where that is possible
     """
     from tools import load_model
 
@@ -401,6 +513,7 @@ def write(
     pieces = generate(
         model, tok, prompt, max_new_tokens=max_new_tokens, temperature=temperature,
         top_k=top_k, top_p=top_p, min_p=min_p, seed=seed, stream=True,
+        compiled={"auto": "auto", "yes": True, "no": False}[compiled],
     )  # fmt: skip
     start = time.perf_counter()
     for piece in pieces:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import inference
 from config import PRESETS
 from inference import Choice, generate, last_logits, new_tokens, next_token_logits, next_token_probabilities, window
-from model import GPT
+from lab.folded_decoder import FoldedDecoder, why_not_folded
+from model import GPT, MLP
 from tokenizer import get_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -299,6 +300,74 @@ def test_unknown_characters_of_a_prompt_are_counted_in_a_warning(tok, model, mon
         assert generate(model, tok, "café olé", max_new_tokens=1).startswith("café olé")
 
 
+# ---------------------------------------------------------------- the folded decoder
+
+SHAPES = {
+    "debug": {},
+    "QK-norm": dict(qk_norm=True),
+    "post_norm, biases": dict(post_norm=True, qk_norm=True, mlp_bias=True, norm_bias=True),
+    "plain MLP": dict(mlp_gated=False, mlp_nonlinearity="relu2", mlp_bias=True),
+    "one group": dict(num_kv_heads=1),
+    "a group for each head": dict(num_kv_heads=4, tied_head=False, scale_first_residual=True),
+    "partial rope": dict(rope_dim=4, qk_norm=True),
+    "interleaved": dict(positions="rope_interleaved", qk_norm=True),
+    "interleaved, partial": dict(positions="rope_interleaved", rope_dim=6),
+    "narrow embedding": dict(embed_dim=12),
+    "recipe": dict(recipe="Norm->Attn->Norm->+->Norm->MLP->Norm->+"),
+    **{name: dict(positions=name) for name in ("none", "learned", "sinusoidal")},
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("rows", [[[1, 8, 9]], [[1, 7], [1], [1, *range(30, 60)]]], ids=["alone", "of all lengths"])
+def test_folded_steps_give_the_models_logits(name, rows):
+    model, rows = random_model(std=0.15, **SHAPES[name]), [list(row) for row in rows]
+    decoder = FoldedDecoder(model)
+    with torch.inference_mode():
+        expected, ctx = last_logits(model, rows, decode=True)
+        decoder.start(last_logits(model, rows, decode=True)[1])
+        for step in range(20):
+            found = decoder.step([row[-1] for row in rows])
+            assert (found - expected).abs().max() < 1e-5 * expected.abs().max(), f"step {step}"
+            for i, row in enumerate(rows):
+                row.append(10 * i + step)
+            expected = model(torch.tensor([row[-1:] for row in rows]), ctx)[:, -1]
+
+
+@pytest.mark.parametrize("choose", [Choice(0), Choice(1.0, top_p=0.9)], ids=["greedy", "sampled"])
+def test_folded_steps_give_the_same_text_past_full_windows(model, choose):
+    prompts = [[1, 70], [1], [1, *range(40, 75)], [1, 9, 9]]
+    plain, folded = (
+        list(new_tokens(model, prompts, choose, inference._generators(0, 4), max_new_tokens=200, stop_id=2, folded=way))
+        for way in (False, True)
+    )
+    assert folded == plain
+
+
+def test_folded_steps_do_not_call_the_model(model, tok, monkeypatch):
+    calls, features = [], GPT.features
+    monkeypatch.setattr(GPT, "features", lambda *args: calls.append(1) or features(*args))
+    generate(model, tok, "Hi", max_new_tokens=50, compiled=False)
+    assert len(calls) == 1
+
+
+def test_what_the_folded_decoder_does_not_know_is_left_to_the_model(tok):
+    windowed = random_model(recipe="Norm->Attn(window=5)->+->Norm->MLP->+")
+    assert why_not_folded(windowed) == "attention has a window"
+    assert "alibi" in why_not_folded(random_model(positions="alibi"))
+    settings = dict(seed=0, max_new_tokens=30, compiled=False)
+    assert generate(windowed, tok, "Hi", **settings) == generate(windowed, tok, "Hi", use_cache=False, **settings)
+
+
+def test_the_folded_decoder_notices_a_block_that_was_changed(model, tok, monkeypatch):
+    forward = MLP.forward
+    monkeypatch.setattr(MLP, "forward", lambda self, x, ctx=None: 1.1 * forward(self, x, ctx))
+    settings = dict(seed=0, max_new_tokens=30, compiled=False)
+    with pytest.warns(UserWarning, match=r"folded decoder's logits differ .* was a block changed\?"):
+        text = generate(model, tok, "Hi", **settings)
+    assert text == generate(model, tok, "Hi", use_cache=False, **settings)
+
+
 # ---------------------------------------------------------------- the text that comes out
 
 EMOJI = "a🐢é 👩‍🚀ü."
@@ -470,13 +539,16 @@ def test_command_line_writes_the_text_that_generate_gives(model, tok, tmp_path):
         (["../x", "Hi"], "x"),
         (["{small}", "Hi", "--temperature", "-1"], "temperature=-1.0 must be"),
         (["{small}", "Hi", "--top-p", "0"], "top_p=0.0 must be"),
+        (["{capped}", "Hi", "--compiled", "yes"], "compiled=True can't be: head is a CappedLinear"),
     ],
 )
 def test_command_line_errors_are_one_line(model, tok, tmp_path, monkeypatch, arguments, message):
     from tools import save_model
 
     save_model(model, tok, tmp_path / "small")
-    monkeypatch.setattr(sys, "argv", ["inference.py", *(a.format(small=tmp_path / "small") for a in arguments)])
+    save_model(random_model(logit_cap=30.0), tok, tmp_path / "capped")
+    folders = {name: tmp_path / name for name in ("small", "capped")}
+    monkeypatch.setattr(sys, "argv", ["inference.py", *(a.format(**folders) for a in arguments)])
     with pytest.raises(SystemExit) as stop:
         inference.main()
     assert stop.value.code.startswith("error: ") and message in stop.value.code and "\n" not in stop.value.code
@@ -497,7 +569,8 @@ def test_command_line_help_names_every_setting(capsys, monkeypatch):
         inference.main()
     shown = capsys.readouterr().out
     assert stop.value.code == 0
-    for word in ("NAME", "PROMPT", "--max-new-tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--seed"):
+    settings = ("--max-new-tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--seed", "--compiled")
+    for word in ("NAME", "PROMPT", *settings):
         assert word in shown
 
 
