@@ -207,7 +207,7 @@ class TrainConfig(Config):
     tokenizer: str = "auto"  # "auto": the shipped one of vocab_size; else "byte", "characters", a path, a hub name
     init_from: str = ""  # a saved model whose weights to start from; "": random weights
     # how long
-    batch_size: int = 4  # rows per forward pass; each is max_seq_len tokens
+    batch_size: int = 4  # rows per forward pass, over all processes of torchrun; each is max_seq_len tokens
     grad_accum_steps: int = 1  # forward passes per step: a larger batch in the same memory
     max_iters: int = 4000  # optimizer steps
     # optimizer
@@ -233,10 +233,11 @@ class TrainConfig(Config):
     checkpoint_interval: int = 500  # steps between checkpoints, from which a killed run resumes exactly
     sample_prompt: str = "Once upon a time"  # continued at evaluations, to watch the model learn; "": no samples
     # machine
-    precision: str = "auto"  # "fp32", "bf16", or "auto": bf16 where the processor has it and a few trial steps are faster
+    precision: str = "auto"  # "fp32", "bf16", or "auto": bf16 where the processor has it, if trial steps are faster
     kernel: str = "auto"  # attention on a CPU: "plain" PyTorch, "compiled" C++, or "auto": the faster in trial steps
+    compile: bool | None = None  # torch.compile: faster steps after a slow first one; None: on a GPU only
     device: str = "auto"  # "cpu", "cuda", "mps", or "auto": the fastest that is there
-    num_threads: int = 0  # CPU threads; 0: all cores. Exact resuming needs the same number
+    num_threads: int = 0  # CPU threads of a process; 0: all cores (torchrun: 1). Exact resuming needs the same number
     seed: int = 1337  # weights, batch order and dropout all follow from it
 
     def __post_init__(self):
@@ -291,10 +292,11 @@ def check_name(name: str, field: str = "name") -> str:
 # Three ways to spend half a million parameters, and Llama-3-style shapes for larger ones. All use QK-norm, which lets
 # Muon run at the learning rates of TrainConfig.
 _HALF_MILLION = dict(dim=64, vocab_size=2048, max_seq_len=512, head_dim=16, qk_norm=True)
-# What won the race for half a million parameters (benchmarks/ablations.py): a wide stream for few layers and few, wide
-# heads, paid for by factorised embeddings (embed_dim) and one key/value head, and in front of each block a short
-# convolution, through which it sees the last four tokens. It learns more from a token than the trio, in less time.
+# What won the race for half a million parameters (benchmarks/ablations.py): 4,096 pieces in a factorised embedding, a
+# wide stream for few layers of few, wide heads with one key/value head, and in front of each block a short convolution,
+# which shows it the last four tokens. It learns more from each token than the trio above, in less time.
 _LAST_TOKENS = "Norm->ShortConv(residual=true)->Attn->+->Norm->ShortConv(residual=true)->MLP->+"
+_WINNER = dict(dim=96, vocab_size=4096, embed_dim=48, max_seq_len=512, head_dim=32, qk_norm=True, mlp_hidden=168)
 # The Llama-3-style MLP is 8/3 dim wide, rounded up to a multiple of 32, which processors like; its head is not tied.
 _LLAMA3_STYLE = dict(vocab_size=4096, max_seq_len=256, rope_theta=500_000.0, qk_norm=True, tied_head=False)
 
@@ -309,10 +311,7 @@ PRESETS = {
     "0.5m_tall_and_skinny": ModelConfig(
         **_HALF_MILLION, num_layers=10, mlp_hidden_mult=1.0, num_q_heads=10, num_kv_heads=2
     ),
-    "0.5m": ModelConfig(
-        dim=96, embed_dim=64, num_layers=4, vocab_size=2048, max_seq_len=512, recipe=_LAST_TOKENS,
-        num_q_heads=3, num_kv_heads=1, head_dim=32, qk_norm=True, mlp_hidden=224,
-    ),
+    "0.5m": ModelConfig(**_WINNER, num_layers=4, num_q_heads=3, num_kv_heads=1, recipe=_LAST_TOKENS),
     "2m": ModelConfig(**_LLAMA3_STYLE, dim=128, num_layers=4, num_q_heads=4, num_kv_heads=4, mlp_hidden=352),
     # 256 is not a multiple of 6 heads, so the head's width is set here: 44, since 6 x 44 = 264 is the nearest even fit.
     "7m": ModelConfig(
@@ -320,6 +319,10 @@ PRESETS = {
     ),
     "30m": ModelConfig(**_LLAMA3_STYLE, dim=512, num_layers=8, num_q_heads=8, num_kv_heads=8, mlp_hidden=1376),
 }
+
+# What a preset's training differs in from TrainConfig's defaults: TrainConfig(**TRAINING.get("0.5m", {})). Narrow
+# embeddings that serve as the head too, and convolutions, learn faster at rates higher than those of the trio.
+TRAINING = {"0.5m": dict(muon_lr=0.03, lr_max=0.02)}
 
 # Layers as text: what they are called, and where they come from. `PRESETS["debug_griffin"]` is the smallest of each.
 RECIPES = {

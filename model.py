@@ -263,8 +263,11 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor], interleaved: bool = False) ->
         a, b = x[..., 0::2], x[..., 1::2]
         x = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
     else:
-        a, b = x.chunk(2, dim=-1)  # each (B, T, H, R/2), or (B, T, G, R/2) for keys
-        x = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+        # (a cos - b sin, b cos + a sin) for the halves a and b. Written out for every head, the tables make long rows
+        # for the processor; in their narrow form these products would take several times as long.
+        cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+        cos, sin = (table.expand(x.shape[-table.ndim :]).contiguous() for table in (cos, sin))
+        x = x * cos + x.roll(R // 2, dims=-1) * sin
     return x if rest is None else torch.cat((x, rest), dim=-1)
 
 

@@ -4,6 +4,7 @@
     run.model, run.tok, run.folder, run.record["final"]["bits_per_byte"]
 
     python train.py --preset 0.5m_5foot11_and_skinnyfat --dataset my_stories.txt --model-name mine --max-iters 1000
+    torchrun --nproc-per-node=2 train.py --preset 2m          # on two GPUs: lab/distributed.py
 
 Stop it at any time (Ctrl-C, or the notebook's stop button) and start it again with the same settings: it goes on from
 where it was, and on a CPU ends with the very bits that an undisturbed run would have had.
@@ -13,22 +14,28 @@ import contextlib
 import copy
 import ctypes
 import math
+import os
 import platform
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+# Idle threads sleep instead of spinning: a machine that has other work, too, loses several times as much time
+# otherwise. It counts where this file is imported before torch, as by `python train.py`.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config import PRESETS, ModelConfig, TrainConfig
-from lab import data, files, runs
+from lab import chunked_loss, data, distributed, files, fused_attention, machine, runs
 from lab.evaluation import evaluate
+from lab.muon import Muon
 from lab.progress import Progress, make_progress
 from lab.saving import load_model, save_model
 from model import GPT
@@ -91,10 +98,11 @@ def make_optimizers(model: nn.Module, tcfg: TrainConfig) -> list[torch.optim.Opt
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": tcfg.weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-    adam = torch.optim.AdamW(groups, lr=tcfg.lr_max, betas=(tcfg.beta1, tcfg.beta2), eps=tcfg.adam_eps)
-    optimizers = [adam]
+    settings = dict(lr=tcfg.lr_max, betas=(tcfg.beta1, tcfg.beta2), eps=tcfg.adam_eps)
+    on_gpu = any(p.is_cuda for p in rest)
+    optimizers = [torch.optim.AdamW(groups, fused=on_gpu or None, **settings)]
     if muon:
-        optimizers.append(torch.optim.Muon(muon, lr=tcfg.muon_lr, weight_decay=tcfg.weight_decay))
+        optimizers.append(Muon(muon, lr=tcfg.muon_lr, weight_decay=tcfg.weight_decay))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
@@ -114,12 +122,18 @@ class Step:
         self.model, self.tcfg = model, tcfg
         self.device = next(model.parameters()).device
         self.precision = pick_precision(tcfg.precision, self.device)
+        self.kernel = pick_kernel(tcfg.kernel, self.device)
+        self.fused = fused_attention.load() if self.kernel == "compiled" else None
+        graph = self.device.type == "cuda" if tcfg.compile is None else tcfg.compile
+        self.features = torch.compile(model.features) if graph else model.features
+        self.losses = distributed.wrap(model, self._losses)
         self.optimizers = make_optimizers(model, tcfg)
         self.count, self.lr, self.grad_norm = 0, 0.0, 0.0
 
     def __call__(self, x: Tensor, y: Tensor) -> float:
         self.lr = lr_at(self.count, self.tcfg)
-        loss = self.backward(x, y)
+        distributed.own_dropout(self.tcfg.seed, self.count)
+        loss = distributed.mean(self.backward(x, y))
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.tcfg.grad_clip or math.inf)
         self.grad_norm = norm.item()
         if not math.isfinite(loss + self.grad_norm):
@@ -142,15 +156,26 @@ class Step:
         if len(x) % parts:
             raise ValueError(f"grad_accum_steps={parts} must divide the {len(x)} rows of the batch")
         self.model.train()
-        for part_x, part_y in zip(x.chunk(parts), y.chunk(parts), strict=True):
-            part_x, part_y = part_x.to(self.device), part_y.to(self.device)
-            ctx = self.model.context(part_x)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                logits = self.model(part_x, ctx)  # (B, T, V)
-            loss = F.cross_entropy(logits.float().flatten(0, 1), part_y.flatten()) / parts
-            (loss + sum(ctx.aux.values()) / parts).backward()
-            total += loss.item()
-        return total
+        for part, (part_x, part_y) in enumerate(zip(x.chunk(parts), y.chunk(parts), strict=True), start=1):
+            with distributed.exchange(self.losses, now=part == parts):
+                loss, auxiliary = self.losses(self._on_device(part_x), self._on_device(part_y))
+                ((loss + auxiliary) / parts).backward()
+            total = total + loss.detach() / parts
+        return total.item()  # the one moment when the CPU waits for a GPU's forward and backward passes
+
+    def _on_device(self, rows: Tensor) -> Tensor:
+        """The rows where the model is; to a GPU they travel while the CPU goes on."""
+        if self.device.type != "cuda":
+            return rows.to(self.device)
+        return rows.pin_memory().to(self.device, non_blocking=True)
+
+    def _losses(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | int]:
+        """The mean loss in nats per token, and the sum of the blocks' auxiliary losses."""
+        ctx = self.model.context(x)
+        ctx.fused = self.fused
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            loss = chunked_loss.cross_entropy(self.features(x, ctx), y, self.model.head)
+        return loss, sum(ctx.aux.values())
 
     def what_went_wrong(self, loss: float) -> str:
         """Step, learning rate and the likely cause of a number that is not finite."""
@@ -185,6 +210,7 @@ class Step:
 
 def make_step(cfg: ModelConfig, tcfg: TrainConfig, device: str = "auto") -> Step:
     """A fresh model and `step(x, y) -> loss`: one optimizer step on it, exactly as the loop takes it."""
+    keep_memory()
     torch.manual_seed(tcfg.seed)
     return Step(GPT(cfg).to(pick_device(device)), tcfg)
 
@@ -211,6 +237,26 @@ def pick_precision(name: str, device: torch.device) -> str:
     return "bf16" if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
+def pick_kernel(name: str, device: torch.device, say: Callable[[str], object] = print) -> str:
+    """ "auto" is "compiled" on a CPU where that attention can be had, else "plain".
+
+    `say` gets a line before the kernel is built for the first time, and why it can't be had where it can't.
+    Raises ValueError if "compiled" is asked for in vain.
+    """
+    if name == "plain" or (name == "auto" and device.type != "cpu"):
+        return "plain"
+    if device.type != "cpu":
+        raise ValueError(f"kernel='compiled' is for a CPU, not for device='{device}': use 'plain' or 'auto'")
+    try:
+        fused_attention.load(say=say)
+    except fused_attention.Unavailable as error:
+        if name == "compiled":
+            raise ValueError(f"kernel='compiled' can't be had here: {error}. Use kernel='plain' or 'auto'") from error
+        say(f"attention in plain PyTorch: {error}")
+        return "plain"
+    return "compiled"
+
+
 def keep_memory() -> None:
     """Asks glibc (Linux) to keep freed memory for the next step; giving it back costs up to half of a step's time."""
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
@@ -221,6 +267,8 @@ def keep_memory() -> None:
 
 
 # ---------------------------------------------------------------- the loop
+
+PROBE_TOKENS = 1024  # tokens of a trial step that helps to choose precision and kernel
 
 
 @dataclass
@@ -246,7 +294,9 @@ def train(cfg: ModelConfig, tcfg: TrainConfig, *, root: Path | None = None, prog
     FloatingPointError when the loss stops being finite; what was trained until then is kept.
     """
     keep_memory()
-    job = _Job(cfg, tcfg, progress or make_progress())
+    distributed.join(pick_device(tcfg.device))
+    silent = None if distributed.is_first() else Progress()
+    job = _Job(cfg, tcfg, silent or progress or make_progress())
     with job.claim(root or files.TRAINED_MODELS):
         return job.run()
 
@@ -282,13 +332,16 @@ class _Job:
     def claim(self, root: Path) -> Iterator[None]:
         """Takes a folder for this run alone, and builds the model there or restores its checkpoint."""
         asked, threads = self.tcfg, self.tcfg.num_threads or torch.get_num_threads()
-        precision = pick_precision(asked.precision, self.device)
-        here = asked.replace(device=str(self.device), precision=precision, num_threads=threads)
-        self.folder, self.tcfg, checkpoint = runs.claim_folder(root, self.cfg, asked, here)
-        with runs.locked(self.folder):
+        here = asked.replace(device=str(self.device), num_threads=threads)
+        first = distributed.is_first()  # the folder that it finds is everyone's
+        claimed = distributed.share(runs.claim_folder(root, self.cfg, asked, here) if first else None)
+        self.folder, self.tcfg, checkpoint = claimed
+        with runs.locked(self.folder) if first else contextlib.nullcontext():
             torch.set_num_threads(self.tcfg.num_threads)
             torch.manual_seed(self.tcfg.seed)
-            self.step = Step((self.initial or GPT(self.cfg)).to(self.device), self.tcfg)
+            model = (self.initial or GPT(self.cfg)).to(self.device)
+            self.tcfg = self._choose(model)
+            self.step = Step(model, self.tcfg)
             self.log, self.best, self.elapsed, self.losses = runs.Log(self.folder), None, 0.0, []
             self.past = runs.past_of(self.tcfg.init_from)
             if checkpoint is not None:
@@ -297,9 +350,13 @@ class _Job:
 
     def _open_text(self) -> None:
         tcfg = self.tcfg
-        source = data.open_source(tcfg.dataset, valid_dataset=tcfg.valid_dataset, limit_bytes=tcfg.dataset_limit)
-        self.progress.say(source.notice)
-        packed = data.tokenize(source, "train", self.tok)
+        distributed.check_rows(tcfg.batch_size)
+        with distributed.first_then_others():
+            source = data.open_source(tcfg.dataset, valid_dataset=tcfg.valid_dataset, limit_bytes=tcfg.dataset_limit)
+            self.progress.say(source.notice)
+            packed = data.tokenize(source, "train", self.tok)
+        if distributed.share(packed.fingerprint) != packed.fingerprint:  # "auto" depends on the hub's answer
+            raise ValueError(f"dataset={tcfg.dataset!r} is not the same text in all processes: give a path")
         rows = tcfg.batch_size * tcfg.grad_accum_steps
         self.batches = data.Batches(packed, batch_size=rows, seq_len=self.cfg.max_seq_len, seed=tcfg.seed)
         self.documents = data.validation_documents(source, tcfg.eval_documents)
@@ -327,17 +384,34 @@ class _Job:
             self._checkpoint()
         with _stop_button() as stop:
             self.clock = time.perf_counter() - self.elapsed
-            while self.step.count < self.tcfg.max_iters and not stop.is_set():
+            while self.step.count < self.tcfg.max_iters and not self._stopped(stop):
                 self._one_step()
         finished = self.step.count == self.tcfg.max_iters
-        return self._finish() if finished else self._pause()
+        record = None
+        if distributed.is_first():
+            record = self._finish() if finished else self._pause()
+        record, best = distributed.share((record, self.best))
+        if finished:
+            self.step.model.load_state_dict(best["weights"])
+        return Run(self.folder, self.step.model.eval(), self.tok, record, finished)
+
+    def _stopped(self, stop: threading.Event) -> bool:
+        """Whether any process was asked to stop: all of them answer alike, and so stop after the same step."""
+        return distributed.mean(float(stop.is_set())) > 0
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        """The next step's inputs and targets, of which each process takes its own rows."""
+        x, y = self.batches.get(self.step.count)
+        parts = self.tcfg.grad_accum_steps
+        return distributed.own_rows(x, parts), distributed.own_rows(y, parts)
 
     def _one_step(self) -> None:
         tcfg, started = self.tcfg, time.perf_counter()
         try:
-            loss = self.step(*self.batches.get(self.step.count))
-        except FloatingPointError:
+            loss = self.step(*self._batch())
+        except FloatingPointError:  # in all processes alike
             self._checkpoint()  # weights and optimizer are still those after the last good step
+            distributed.wait()
             raise
         now = time.perf_counter()
         self.elapsed = now - self.clock
@@ -350,7 +424,13 @@ class _Job:
             self._checkpoint()
 
     def _evaluate(self) -> None:
-        """Scores the validation documents, writes a row of the log, keeps the weights if they are the best so far."""
+        """Scores the validation documents, writes a row of the log, keeps the weights if they are the best so far.
+
+        That is the first process's work; the others go on and wait for it in the next step.
+        """
+        if not distributed.is_first():
+            self.losses = []
+            return
         scores = evaluate(self.step.model, self.tok, self.documents)
         losses, seconds = zip(*self.losses or [(self._first_loss(), math.inf)], strict=True)
         row = {
@@ -390,22 +470,26 @@ class _Job:
     # ------------------------------------------------ keeping
 
     def _checkpoint(self) -> None:
+        if not distributed.is_first():
+            return
         state = {**self.step.state_dict(), "elapsed": self.elapsed, "losses": self.losses, "best": self.best}
         runs.save_checkpoint(self.folder, self.cfg, self.tcfg, state | {"log": self.log.rows})
 
     def _restore(self, kept: dict) -> None:
-        self.log.restore(kept.pop("log"))
+        rows = kept.pop("log")
+        if distributed.is_first():
+            self.log.restore(rows)
         self.elapsed, self.losses, self.best = kept.pop("elapsed"), kept.pop("losses"), kept.pop("best")
         self.step.load_state_dict(kept)
         self.progress.say(f"resuming {self.folder.name} at step {self.step.count}")
 
-    def _pause(self) -> Run:
+    def _pause(self) -> dict:
         self._checkpoint()
         record = self._record(finished=False)
         self.progress.close(f"stopped at step {self.step.count}; start again with the same settings to go on from here")
-        return Run(self.folder, self.step.model.eval(), self.tok, record, finished=False)
+        return record
 
-    def _finish(self) -> Run:
+    def _finish(self) -> dict:
         from lab.plots import save_loss_curve
 
         self.step.model.load_state_dict(self.best["weights"])
@@ -415,7 +499,7 @@ class _Job:
         runs.drop_checkpoints(self.folder)
         shown = [files.shown(path) for path in (self.folder, picture, self.log.path)]
         self.progress.close("model: {}\nloss curve: {}\nlog: {}".format(*shown))
-        return Run(self.folder, self.step.model.eval(), self.tok, record, finished=True)
+        return record
 
     def _record(self, *, finished: bool) -> dict:
         """What stands in run.json: enough to repeat and to judge the run. Tokens and seconds include `init_from`'s."""
@@ -430,7 +514,8 @@ class _Job:
             "seconds": self.seconds,
             "seed": self.tcfg.seed,
             "parameters": runs.count_parameters(self.step.model),
-            "machine": runs.describe_machine(self.tcfg),
+            "speed": self.speed,
+            "machine": runs.describe_machine(self.tcfg) | {"processes": distributed.size()},
             "versions": runs.versions(),
             "commit": runs.commit(),
             "best_step": self.best["step"],
@@ -439,28 +524,51 @@ class _Job:
 
     # ------------------------------------------------ before the start
 
+    def _choose(self, model: GPT) -> TrainConfig:
+        """The settings with precision and kernel chosen, where they say "auto", with the help of trial steps.
+
+        What the processor is made for wins unless something else is clearly faster, so that noise seldom decides. A run
+        that is resumed has made its choice. A GPU needs no trial.
+        """
+        asked, say = self.tcfg, self.progress.say
+        with distributed.first_then_others():  # who comes second finds the kernel built
+            kernel = pick_kernel(asked.kernel, self.device, say)
+        made_for = asked.replace(precision=pick_precision(asked.precision, self.device), kernel=kernel)
+        others = [made_for.replace(precision="fp32")] if asked.precision == "auto" else []
+        others += [made_for.replace(kernel="plain")] if asked.kernel == "auto" else []
+        choices = [made_for, *(other for other in others if other != made_for)]
+        if len(choices) == 1 or self.device.type != "cpu":
+            return made_for
+        x, y = (rows[: max(1, PROBE_TOKENS // self.cfg.max_seq_len)] for rows in self.batches.get(0))
+        seconds = [self._trial(model, choice.replace(grad_accum_steps=1), x, y) for choice in choices]
+        seconds[0] *= 0.9
+        return distributed.share(choices[seconds.index(min(seconds))])
+
     def _announce(self) -> None:
-        """One line: parameters, tokens, time and memory, the last two from steps on a copy that is thrown away."""
-        left = self.tcfg.max_iters - self.step.count
-        seconds, megabytes = self._trial()
-        parameters = runs.count_parameters(self.step.model)["total"]
-        tokens = left * self.tokens_per_step
+        """Parameters, tokens, time, memory and speed, the last three from steps on a copy that is thrown away."""
+        left, step = self.tcfg.max_iters - self.step.count, self.step
+        seconds = self._trial(step.model, self.tcfg, *self._batch())
+        parameters = runs.count_parameters(step.model)["total"]
+        tokens, speed = left * self.tokens_per_step, self.tokens_per_step / seconds
+        flops = speed * machine.flops_per_token(step.model, self.cfg.max_seq_len)
+        limit = machine.matmul_limit(self.device, step.precision) * distributed.size()
+        self.speed = {"tokens_per_second": speed, "gflops": flops / 1e9, "mfu": flops / limit}
         self.progress.say(
             f"{self.folder.name}: {parameters:,} parameters, {left:,} steps of {self.tokens_per_step:,} tokens "
             f"({tokens / 1e6:.1f} M, {tokens / self.batches.tokens_per_epoch:.2f} epochs), about "
-            f"{runs.minutes(left * seconds)} and {megabytes:,.0f} MB on {self.device.type} in {self.step.precision}"
+            f"{runs.minutes(left * seconds)} and {runs.peak_memory(step.device):,.0f} MB on {self.device.type} in "
+            f"{step.precision}, {step.kernel} attention: {speed:,.0f} tokens/s, {flops / 1e9:,.0f} GFLOP/s, "
+            f"{flops / limit:.0%} of what its matrix products reach (MFU)"
         )
 
-    def _trial(self) -> tuple[float, float]:
-        """Seconds per step and MB of memory, measured; weights, optimizer and random state stay as they were."""
-        with torch.random.fork_rng(devices=[self.step.device] if self.step.device.type == "cuda" else []):
-            trial = Step(copy.deepcopy(self.step.model), self.tcfg)
-            batch = self.batches.get(self.step.count)
-            trial(*batch)  # the first one warms up
+    def _trial(self, model: GPT, tcfg: TrainConfig, x: Tensor, y: Tensor) -> float:
+        """Seconds per step, measured on a copy; weights, optimizer and random state stay as they were."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            trial = Step(copy.deepcopy(model), tcfg)
+            trial(x, y)  # the first one warms up
             started = time.perf_counter()
-            trial(*batch), trial(*batch)
-            seconds = (time.perf_counter() - started) / 2
-        return seconds, runs.peak_memory(self.step.device)
+            trial(x, y), trial(x, y)
+            return (time.perf_counter() - started) / 2
 
 
 class _stop_button:
@@ -505,6 +613,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         tyro.cli(command, args=arguments, prog="train.py")
     except (ValueError, OSError, FloatingPointError) as error:
+        if not distributed.is_first():  # the first process says it, and needs a moment: torchrun ends it with this one
+            time.sleep(2)
+            raise SystemExit(1) from error
         raise SystemExit(f"train.py: {error}") from error
 
 
@@ -523,3 +634,4 @@ def _take_preset(arguments: list[str]) -> str:
 
 if __name__ == "__main__":
     main()
+    distributed.leave()

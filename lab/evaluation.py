@@ -26,6 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from lab.files import read_json, shown, write_json
+from lab.minimal_pairs import minimal_pairs  # noqa: F401 (offered from here, as is multiple_choice)
+from lab.multiple_choice import multiple_choice  # noqa: F401
 from lab.saving import list_models, load_model, model_folder
 
 PROTOCOL = 1  # rises whenever the same model and text would get another figure
@@ -216,7 +218,9 @@ def evaluate_saved(
     }
     if save:
         kept = [r for r in read_results(name) if r["fingerprint"] != result["fingerprint"]]
-        write_json(model_folder(name) / "evaluation.json", {"protocol": PROTOCOL, "results": [*kept, result]})
+        path = model_folder(name) / "evaluation.json"
+        content = read_json(path) if path.is_file() else {}  # other modules keep what they measured there, too
+        write_json(path, content | {"protocol": PROTOCOL, "results": [*kept, result]})
     return result
 
 

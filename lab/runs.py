@@ -24,7 +24,8 @@ COLUMNS = (
     "Step", "Learning Rate", "Train Loss", "Validation Loss", "Perplexity", "Time Elapsed",
     "Bits Per Byte", "Tokens Seen", "Tokens Per Second", "Gradient Norm",
 )  # fmt: skip
-MACHINE = {"device": "auto", "precision": "auto", "num_threads": 0}  # settings that the machine may choose
+# Settings that the machine may choose, and the value that leaves it the choice.
+MACHINE = {"device": "auto", "precision": "auto", "kernel": "auto", "num_threads": 0}
 FREE = ("model_name", "checkpoint_interval", "sample_prompt")  # these may change when a run is resumed
 
 # ---------------------------------------------------------------- whose folder
@@ -35,8 +36,8 @@ def claim_folder(
 ) -> tuple[Path, TrainConfig, Path | None]:
     """The folder to train in, the settings to train with, and the checkpoint to go on from (None: a new run).
 
-    asked: the settings as given. resolved: the same with device, precision and threads chosen for this machine; a
-    resumed run keeps its own choice of these where `asked` leaves them open.
+    asked: the settings as given. resolved: the same with device and threads chosen for this machine. A resumed run
+    keeps its own choice of these, of precision and of kernel, where `asked` leaves them open.
     Raises ValueError if an unfinished run of this name has other settings.
     """
     number = 1
@@ -186,8 +187,8 @@ def describe_machine(tcfg: TrainConfig) -> dict:
     device = torch.device(tcfg.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
-        "processor": name, "device": tcfg.device, "precision": tcfg.precision, "threads": tcfg.num_threads,
-        "cores": os.cpu_count(), "system": platform.system(),
+        "processor": name, "device": tcfg.device, "precision": tcfg.precision, "kernel": tcfg.kernel,
+        "threads": tcfg.num_threads, "cores": os.cpu_count(), "system": platform.system(),
     }  # fmt: skip
 
 

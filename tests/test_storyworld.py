@@ -330,6 +330,8 @@ def is_true(claim: list, facts: dict, kind: str) -> bool:
         return happened and not undone and (why in GLADDENING if feeling == "happy" else why in SADDENING)
     if relation == "looks":
         return facts["things"][rest[0]]["adjective"] == rest[1]
+    if relation == "called":
+        return rest[1] in facts["cast"]
     if relation == "pronoun":
         return facts["cast"][rest[0]]["pronoun"] == rest[1]
     raise AssertionError(relation)

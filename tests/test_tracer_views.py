@@ -96,7 +96,7 @@ def test_numbers_stand_where_a_shape_is_new(ten):
 
 
 def test_repeated_and_closed_and_tied(ten):
-    assert find(ten, "rotate()").split("   ")[-1].strip() == "[3 lines]"
+    assert find(ten, "rotate()").split("   ")[-1].strip() == "[4 lines]"
     assert "(B,T,H,K) (B,T,G,K) → same" in find(ten, "rotate()")
     assert "tied→embed" in find(ten, "▸ head", "module")
     assert "F.rms_norm" not in ten.text() and "rms_norm" not in ten.text() and "rms_norm" in ten.text(full=True)
@@ -400,7 +400,7 @@ def test_diff_of_head_counts_is_told_in_parameters_not_in_shapes():
     assert changes(found) == {
         "changed": [
             "GPT", "features()", "x = layers.0…1 ×2  ResidualLayer", "attn  MQA", "q, k, v = project()", "Wq",
-            "out = attend()", "return   sdpa", "return   Wo",
+            "q, k = rotate()", "out = attend()", "return   sdpa", "return   Wo",
         ]
     }  # fmt: skip
     line = next(line for line in str(found).splitlines() if " Wq " in line)

@@ -44,7 +44,7 @@ def tcfg(text, tmp_path, monkeypatch):
     return TrainConfig(
         model_name="run", dataset=str(text), tokenizer="byte", batch_size=2, grad_accum_steps=2, max_iters=12,
         warmup_iters=2, eval_interval=4, eval_documents=2, checkpoint_interval=3, sample_prompt="", num_threads=1,
-        device="cpu", precision="fp32",
+        device="cpu", precision="fp32", kernel="plain",
     )  # fmt: skip
 
 

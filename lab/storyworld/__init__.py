@@ -62,5 +62,6 @@ def _first(stories: Iterator[str], size_bytes: int | None) -> Iterator[str]:
 
 
 def minimal_pairs(count: int, seed: int | str = 0) -> Iterator[dict]:
-    """Pairs of texts that differ in one fact; see pairs.py. Keys: kind, sentence_good, sentence_bad, facts."""
+    """Pairs of texts that differ in one fact; see pairs.py. Keys: kind, sentence_good, sentence_bad,
+    sentences_back, facts."""
     return pairs.minimal_pairs(count, seed, VERSION)

@@ -3,18 +3,32 @@
 A story is told up to some event, and that last event is told twice with the same dice: once as it happened, once
 with another tool, place, person, cause, feeling or form. The context is therefore the same to the letter. Every pair
 carries the facts it rests on, so that anybody can replay the events and decide which text is right.
+
+Which words are frequent, or which text is the shorter one, tells nothing: the pairs of a kind come in twos that either
+of these would judge the opposite way (`_balanced`).
 """
 
 import dataclasses
+import math
+import re
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import count as count_up
+from itertools import cycle, product
 
 from . import words
 from .goals import make_story
 from .plots import Story
 from .telling import Teller, tell_story
-from .world import Dice, Event
+from .world import Character, Dice, Event
 
-MOST_BYTES = 1000  # of a whole text, so that it fits into a context of 512 tokens of the 2048-piece tokenizer
+PAIRS_VERSION = "2"  # part of every seed: change it when the pairs change while the stories stay
+MOST_BYTES = 850  # of a whole text, so that most fit into a context of 256 tokens, of 2048 pieces or more
+SAMPLED_STORIES = 3000  # from which it is counted how frequent words are; with 1,000 rare nouns come out wrong
+SENTENCES_BACK = (1, 2, 3, 4, 5, 6)  # how far back recall reaches, each equally often
+_WORD = re.compile(r"\w+|[^\w\s]")
+_SENTENCE_END = re.compile(r'[.!?]"?(?=\s)')
 Claim = list  # a relation and its arguments, in plain words
 Change = tuple[Event, Claim, Claim]  # the altered event, what the good text claims, what the bad text claims
 
@@ -46,6 +60,7 @@ OPPOSITE = {
     "mishap": "recover",
     "blow_away": "recover",
 }
+NAMED_ROLES = ("hero", "friend", "stranger")  # the others are called by what they are: "Mama", "the kitten"
 FORMS = "he she him her his himself herself".split()
 
 
@@ -121,8 +136,34 @@ def feeling(s: Story, at: int, dice: Dice) -> Change | None:
     return wrong, *claims
 
 
-def recall(s: Story, at: int, dice: Dice) -> Change | None:
-    """What a thing was like, as told when it first came up."""
+@dataclasses.dataclass(eq=False, slots=True)
+class Misnamed(Character):
+    """Somebody of the story under a name that nobody in it has; the teller still knows who is meant."""
+
+    right_name: str = ""
+
+    id = property(lambda self: self.right_name)
+
+
+def recall_name(s: Story, at: int, dice: Dice) -> Change | None:
+    """What somebody is called, against a name that has not come up."""
+    event = s.world.events[at]
+    named = [(slot, who) for slot in ("actor", "other") if (who := getattr(event, slot)) and who.role in NAMED_ROLES]
+    slots = [slot for slot, who in named if who.pronoun != "it"]
+    if not slots:
+        return None
+    slot = dice.pick(slots)
+    who = getattr(event, slot)
+    taken = {c.name for e in s.world.events for c in (e.actor, e.other) if c}
+    others = [name for name in {"she": words.GIRLS, "he": words.BOYS}[who.pronoun] if name not in taken]
+    settings = {field.name: getattr(who, field.name) for field in dataclasses.fields(Character)}
+    wrong = Misnamed(**settings | {"name": dice.pick(others)}, right_name=who.name)
+    claims = [["called", who.species, name] for name in (who.name, wrong.name)]
+    return dataclasses.replace(event, **{slot: wrong}), *claims
+
+
+def recall_thing(s: Story, at: int, dice: Dice) -> Change | None:
+    """What a thing looks like, as told when it first came up."""
     event = s.world.events[at]
     known = {thing.id: thing for thing in _things(s, at)}
     if not event.thing or event.thing.id not in known or not event.thing.adjective:
@@ -155,48 +196,120 @@ def agreement(s: Story, at: int, dice: Dice) -> Change | None:
     return wrong, ["pronoun", who.id, who.pronoun], ["pronoun", who.id, other]
 
 
-KINDS: dict[str, Callable[[Story, int, Dice], Change | None]] = {
-    "affordance": affordance,
-    "location": location,
-    "who_did_it": who_did_it,
-    "cause": cause,
-    "feeling": feeling,
-    "recall": recall,
-    "agreement": agreement,
+Alter = Callable[[Story, int, Dice], Change | None]  # (story, number of an event, dice) -> the event told otherwise
+KINDS: dict[str, tuple[Alter, ...]] = {
+    "affordance": (affordance,),
+    "location": (location,),
+    "who_did_it": (who_did_it,),
+    "cause": (cause,),
+    "feeling": (feeling,),
+    "recall": (recall_name, recall_thing),
+    "agreement": (agreement,),
 }
 
 
 def minimal_pairs(count: int, seed: int | str = 0, version: str = "") -> Iterator[dict]:
-    """`count` pairs, the kinds in turn. Each is a dict: kind, sentence_good, sentence_bad (the whole texts), facts.
+    """`count` pairs, the kinds in turn. Each is a dict:
 
-    facts: cast, things, the state at the start, the events so far (see `Event.record`), and the claims of both texts.
+    kind                          one of KINDS
+    sentence_good, sentence_bad   the whole texts
+    sentences_back                how many sentences ago the answer was told last (recall only, else None)
+    facts                         cast, things, the state at the start, the events so far (see `Event.record`), and the
+                                  claims of both texts
     """
-    kinds, number = list(KINDS), 0
+    frequency = _word_counts(version)
+    key = f"storyworld/{version}/pairs {PAIRS_VERSION}/{seed}"
+    streams = [_balanced(_pairs_of(kind, f"{key}/{kind}"), frequency) for kind in KINDS]
     for done in range(count):
-        pair = None
-        while pair is None:
-            pair = _pair(f"storyworld/{version}/pairs/{seed}/{number}", kinds[done % len(kinds)])
-            number += 1
-        yield pair
+        yield next(streams[done % len(streams)])
 
 
-def _pair(seed: str, kind: str) -> dict | None:
-    """A pair of the kind from the story with this seed, if it has one."""
+def _pairs_of(kind: str, seed: str) -> Iterator[dict]:
+    """Pairs of one kind, without end, for recall all distances in turn; not balanced yet."""
+    numbers = count_up()
+    for back, alter in cycle(product(SENTENCES_BACK if kind == "recall" else (None,), KINDS[kind])):
+        made = (_pair(f"{seed}/{number}", kind, alter, back) for number in numbers)
+        yield next(pair for pair in made if pair)
+
+
+def _balanced(pairs: Iterator[dict], frequency: Counter) -> Iterator[dict]:
+    """The same pairs in another order, two by two: what word frequency and length say of one, they deny of the other.
+
+    A pair waits until its opposite comes along.
+    """
+    waiting = defaultdict(deque)
+    for pair in pairs:
+        by_frequency, by_length = _giveaways(pair, frequency)
+        opposite = waiting[-by_frequency, -by_length]
+        if opposite:
+            yield opposite.popleft()
+            yield pair
+        else:
+            waiting[by_frequency, by_length].append(pair)
+
+
+def _giveaways(pair: dict, frequency: Counter) -> tuple[int, int]:
+    """What a reader without understanding would say: (good has the more frequent words, good is shorter).
+
+    Each 1 for yes, -1 for no, 0 for neither.
+    """
+    good, bad = pair["sentence_good"], pair["sentence_bad"]
+    counts = [Counter(_WORD.findall(text)) for text in (good, bad)]
+    total = sum(frequency.values())
+    nats = [
+        sum(count * math.log((frequency[word] + 0.5) / total) for word, count in sorted(own.items()))
+        for own in (counts[0] - counts[1], counts[1] - counts[0])  # what they share says nothing
+    ]
+    return _sign(round(nats[0] - nats[1], 6)), _sign(len(bad.encode()) - len(good.encode()))
+
+
+def _sign(number: float) -> int:
+    return (number > 0) - (number < 0)
+
+
+@cache
+def _word_counts(version: str) -> Counter:
+    """How often each word and mark comes in a sample of stories."""
+    counts = Counter()
+    for number in range(SAMPLED_STORIES):
+        dice = Dice(f"storyworld/{version}/words/{number}")
+        story = make_story(dice)
+        counts.update(_WORD.findall(tell_story(story.world.events, Teller(story, dice))))
+    return counts
+
+
+def _pair(seed: str, kind: str, alter: Alter, wanted: int | None) -> dict | None:
+    """A pair of the kind from the story with this seed, if it has one; for recall, of the wanted distance."""
     dice = Dice(seed)
     story = make_story(dice)
     for at in dice.sample(range(2, len(story.world.events)), len(story.world.events) - 2):
-        change = KINDS[kind](story, at, dice)
-        if change:
-            wrong, good_claim, bad_claim = change
-            good, bad = (_told(story, at, last, seed) for last in (story.world.events[at], wrong))
-            if len(good.encode()) <= MOST_BYTES and _differs_well(kind, good, bad):
-                return {
-                    "kind": kind,
-                    "sentence_good": good,
-                    "sentence_bad": bad,
-                    "facts": facts(story, at, good_claim, bad_claim),
-                }
+        change = alter(story, at, dice)
+        if not change:
+            continue
+        wrong, good_claim, bad_claim = change
+        good = _told(story, at, story.world.events[at], seed)
+        if len(good.encode()) > MOST_BYTES:
+            continue
+        bad = _told(story, at, wrong, seed)
+        back = _sentences_back(good, bad, good_claim) if kind == "recall" else None
+        if _differs_well(kind, good, bad) and back == wanted:
+            return {
+                "kind": kind,
+                "sentence_good": good,
+                "sentence_bad": bad,
+                "sentences_back": back,
+                "facts": facts(story, at, good_claim, bad_claim),
+            }
     return None
+
+
+def _sentences_back(good: str, bad: str, claim: Claim) -> int | None:
+    """How many sentences before the point where the texts part the answer stands for the last time; None: nowhere."""
+    parting = next((i for i, (a, b) in enumerate(zip(good, bad)) if a != b), min(len(good), len(bad)))
+    relation, what, word = claim
+    answer = f"{word} {what}" if relation == "looks" else word  # "red kite"; a name
+    told = [match.end() for match in re.finditer(rf"\b{re.escape(answer)}\b", good[:parting])]
+    return len(_SENTENCE_END.findall(good[told[-1] : parting])) if told else None
 
 
 def _told(story: Story, at: int, last: Event, seed: str) -> str:

@@ -1,0 +1,173 @@
+"""Does a model know which of two sentences is right? BLiMP, storyworld's pairs, or any file of such pairs.
+
+    result = minimal_pairs(model, tok, "BLiMP.zip")        # a zip, a folder, a .jsonl, a list of dicts, "storyworld"
+    result["accuracy"], result["interval"]                 # 0.63, [0.626, 0.634]
+    print(table({"2m": result}, by="field"))
+
+A pair counts 1 if the model gives its good sentence the higher total likelihood (no division by length), 1/2 if both
+are alike, else 0. Somebody who knows nothing has 0.5. Source: Warstadt et al. 2020, arXiv 1912.00582, section 4.1.
+
+A model that has learned nothing prefers the text with fewer tokens. BLiMP does not balance lengths, so its paradigms
+give that away: compare with "fewest_tokens", which is what this preference alone would get.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from lab.intervals import mean_difference, mean_of_groups, summary
+from lab.likelihood import share_of_best, token_log_likelihoods
+from lab.records import json_records, spread, text_field
+
+PROTOCOL = "minimal pairs 1"  # rises whenever the same model and pairs would get another figure
+GOOD, BAD = "sentence_good", "sentence_bad"
+# Fields by which results are grouped, where records have them: BLiMP's paradigm, phenomenon, field; storyworld's.
+GROUPINGS = ("UID", "linguistics_term", "field", "kind", "sentences_back")
+STORYWORLD_PAIRS = 700  # 100 of each kind
+
+
+def minimal_pairs(
+    model: nn.Module,
+    tok,
+    pairs: str | Path | Sequence[dict],
+    *,
+    max_pairs: int | None = None,
+    batch_size: int | None = None,
+    keep_outcomes: bool = False,
+    progress: bool = False,
+) -> dict:
+    """Scores `model` on pairs of a good and a bad text.
+
+    pairs: a .jsonl file, a folder or a zip of such files (BLiMP as published), a list of dicts, each with sentence_good
+    and sentence_bad; or "storyworld", for pairs made by the simulated world of the built-in stories.
+    max_pairs: of a long list that many, evenly spread over it.  batch_size: changes time and memory, no figure.
+    Returns a dict, ready for JSON:
+        accuracy, interval         over all pairs, with its 95 % Wilson interval
+        chance, chance_interval    0.5, and where the accuracy of a coin lies for as many pairs
+        mean_of                    for each grouping the mean over its groups; over UID it is BLiMP's published figure
+        by                         for each grouping and group the same figures; pairs without that field are left out
+        count, ties, identical     pairs; those alike to the model; those alike to the letter
+        fewest_tokens              the accuracy of preferring the text with fewer tokens
+        unknown_tokens, over_context    tokens for text that the tokenizer lacks; texts that were cut into windows
+        protocol, name, fingerprint, seconds    fingerprint: 16 hexadecimal digits that stand for the pairs
+        outcomes                   with keep_outcomes: 1, 1/2 or 0 for each pair, to compare models pair by pair
+    Raises: ValueError for a torn or empty file, a missing or empty field, with file and line.
+    """
+    from tokenizer import text_fingerprint
+
+    started = time.perf_counter()
+    name, records = read_pairs(pairs, max_pairs)
+    texts = [record[side] for record in records for side in (GOOD, BAD)]
+    ids = tok.encode_batch(texts, bos=True, eos=False)
+    scores = [
+        own.double().sum().item() for own in token_log_likelihoods(model, ids, batch_size=batch_size, progress=progress)
+    ]
+    outcomes = [share_of_best(two, 0) for two in zip(scores[::2], scores[1::2])]
+    shorter = [share_of_best((-len(good), -len(bad)), 0) for good, bad in zip(ids[::2], ids[1::2])]
+    by = {field: groups for field in GROUPINGS if (groups := _by(field, records, outcomes))}
+    return {
+        "protocol": PROTOCOL,
+        "name": name,
+        "fingerprint": text_fingerprint(texts)[:16],
+        **_summary(outcomes),
+        "ties": outcomes.count(0.5),
+        "identical": sum(good == bad for good, bad in zip(texts[::2], texts[1::2])),
+        "fewest_tokens": sum(shorter) / len(shorter),
+        "unknown_tokens": sum(row.count(tok.unk_id) for row in ids),
+        "over_context": sum(len(row) - 1 > model.cfg.max_seq_len for row in ids),
+        "mean_of": {field: mean_of_groups(list(groups.values())) for field, groups in by.items()},
+        "by": by,
+        "seconds": round(time.perf_counter() - started, 2),
+        **({"outcomes": outcomes} if keep_outcomes else {}),
+    }
+
+
+def read_pairs(pairs: str | Path | Sequence[dict], max_pairs: int | None = None) -> tuple[str, list[dict]]:
+    """(name, records) of what `minimal_pairs` takes, each record checked: both texts are there and can be scored."""
+    if isinstance(pairs, str) and pairs == "storyworld":
+        from lab.storyworld import minimal_pairs as made_pairs
+
+        count = STORYWORLD_PAIRS if max_pairs is None else max_pairs
+        name, placed = pairs, _placed(made_pairs(count, seed="evaluation"))
+    elif isinstance(pairs, str | Path):
+        name, placed = Path(pairs).name, json_records(pairs)
+    else:
+        name, placed = "list", _placed(pairs)
+    records = [_checked(record, place) for place, record in placed]
+    if not records:
+        raise ValueError("pairs=[] holds no pair, so there is nothing to score")
+    return name, spread(records, max_pairs)
+
+
+def _placed(pairs: Iterable[dict]) -> Iterator[tuple[str, dict]]:
+    return ((f"pairs[{i}]", record) for i, record in enumerate(pairs))
+
+
+def _checked(record: dict, place: str) -> dict:
+    """The two texts, and of the other fields those that results can be grouped by."""
+    if not isinstance(record, dict):
+        raise ValueError(f"{place}: must be a dict with {GOOD!r} and {BAD!r}, not a {type(record).__name__}")
+    groups = {field: str(record[field]) for field in GROUPINGS if record.get(field) is not None}
+    if "field" in groups:
+        groups["field"] = groups["field"].replace("/", "_")  # BLiMP writes both syntax/semantics and syntax_semantics
+    return {side: text_field(record, side, place) for side in (GOOD, BAD)} | groups
+
+
+def _summary(outcomes: list[float]) -> dict:
+    return summary(outcomes, [0.5] * len(outcomes))
+
+
+def _by(field: str, records: list[dict], outcomes: list[float]) -> dict[str, dict]:
+    """The summary of each group of one grouping, groups in alphabetical order."""
+    groups = defaultdict(list)
+    for record, outcome in zip(records, outcomes):
+        if field in record:
+            groups[record[field]].append(outcome)
+    return {name: _summary(groups[name]) for name in sorted(groups)}
+
+
+# ---------------------------------------------------------------- two models, and tables
+
+
+def difference(a: dict, b: dict) -> dict:
+    """By how much the accuracy of `a` exceeds that of `b`, compared pair by pair, with a 95 % interval.
+
+    Both are results of `minimal_pairs(..., keep_outcomes=True)` for the same pairs, which takes out how hard these are.
+    An interval that holds 0 shows no difference.  Raises: ValueError for results of another kind.
+    """
+    if a["fingerprint"] != b["fingerprint"] or "outcomes" not in a or "outcomes" not in b:
+        raise ValueError("a and b must be results for the same pairs, made with keep_outcomes=True")
+    return mean_difference(a["outcomes"], b["outcomes"])
+
+
+def table(results: dict[str, dict], by: str = "field") -> str:
+    """A table in Markdown: a line for each group, a column for each model, in percent with the 95 % interval.
+
+    results: model's name -> what `minimal_pairs` returned, for the same pairs. An accuracy that guessing would reach as
+    well is marked with ~. The last line is for all pairs, where each has its group.
+    Raises: ValueError for different pairs, or a grouping that they do not have.
+    """
+    from lab.evaluation import markdown
+
+    first = next(iter(results.values()))
+    if any(result["fingerprint"] != first["fingerprint"] for result in results.values()):
+        raise ValueError("results: they are for different pairs, so they can't stand in one table")
+    if by not in first["by"]:
+        raise ValueError(f"by={by!r} is no grouping of {first['name']}; choose from {', '.join(first['by']) or 'none'}")
+    parts = {group: {name: result["by"][by][group] for name, result in results.items()} for group in first["by"][by]}
+    if sum(group["count"] for group in first["by"][by].values()) == first["count"]:
+        parts["all pairs"] = results
+    return markdown([
+        {by: group, "pairs": f"{next(iter(part.values()))['count']:,}", **{n: percent(own) for n, own in part.items()}}
+        for group, part in parts.items()
+    ])  # fmt: skip
+
+
+def percent(summary: dict) -> str:
+    """An accuracy with its interval, such as `63.1 (62.0 to 64.2)`, in percent; `~` before what guessing reaches."""
+    low, high = summary["interval"]
+    guessed = summary["accuracy"] <= summary["chance_interval"][1]
+    return f"{'~' * guessed}{summary['accuracy']:.1%} ({low:.1%} to {high:.1%})".replace("%", "")
