@@ -292,9 +292,9 @@ def check_name(name: str, field: str = "name") -> str:
 # Three ways to spend half a million parameters, and Llama-3-style shapes for larger ones. All use QK-norm, which lets
 # Muon run at the learning rates of TrainConfig.
 _HALF_MILLION = dict(dim=64, vocab_size=2048, max_seq_len=512, head_dim=16, qk_norm=True)
-# What won the race for half a million parameters (benchmarks/ablations.py): 4,096 pieces in a factorised embedding, a
-# wide stream for few layers of few, wide heads with one key/value head, and in front of each block a short convolution,
-# which shows it the last four tokens. It learns more from each token than the trio above, in less time.
+# Half a million parameters that learn most from each token: 4,096 pieces in a factorised embedding, a wide stream for
+# few layers of few, wide heads with one key/value head, and in front of each block a short convolution, which shows it
+# the last four tokens (15 to 20 % of a step's time). benchmarks/ablations.py changes one of these at a time.
 _LAST_TOKENS = "Norm->ShortConv(residual=true)->Attn->+->Norm->ShortConv(residual=true)->MLP->+"
 _WINNER = dict(dim=96, vocab_size=4096, embed_dim=48, max_seq_len=512, head_dim=32, qk_norm=True, mlp_hidden=168)
 # The Llama-3-style MLP is 8/3 dim wide, rounded up to a multiple of 32, which processors like; its head is not tied.

@@ -24,15 +24,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# Idle threads sleep instead of spinning: a machine that has other work, too, loses several times as much time
-# otherwise. It counts where this file is imported before torch, as by `python train.py`.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# An idle thread spins for some microseconds, then sleeps. PyTorch's default, to spin for milliseconds, makes a step many
+# times slower on a machine with other work; to sleep at once takes up to twice as long on a quiet one. It counts where
+# this file is imported before torch, as by `python train.py`. (Read by GNU's OpenMP, on Linux.)
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from config import PRESETS, ModelConfig, TrainConfig
+from config import PRESETS, TRAINING, ModelConfig, TrainConfig
 from lab import chunked_loss, data, distributed, files, fused_attention, machine, runs
 from lab.evaluation import evaluate
 from lab.muon import Muon
@@ -603,9 +604,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     preset = _take_preset(arguments)
-    default = PRESETS[preset]
+    model_default, train_default = PRESETS[preset], TrainConfig(**TRAINING.get(preset, {}))
+    settings = tyro.conf.OmitArgPrefixes[TrainConfig]
 
-    def command(train_config: tyro.conf.OmitArgPrefixes[TrainConfig], model: ModelConfig = default) -> None:
+    def command(train_config: settings = train_default, model: ModelConfig = model_default) -> None:
         train(model, train_config)
 
     # tyro shows this text in --help
@@ -621,7 +623,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _take_preset(arguments: list[str]) -> str:
     """Removes `--preset NAME` from the arguments and returns NAME: the other options' defaults depend on it."""
-    name = "0.5m_5foot11_and_skinnyfat"
+    name = "0.5m"
     for i, argument in enumerate(arguments):
         if argument == "--preset" or argument.startswith("--preset="):
             name = argument.partition("=")[2] or "".join(arguments[i + 1 : i + 2])

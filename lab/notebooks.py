@@ -58,7 +58,7 @@ def execute(
     folder = Path(folder).resolve()
     variables = {**os.environ, **(env or {})}
     variables.pop("MPLBACKEND", None)  # pictures belong into the notebook, whatever this process draws on
-    variables.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin make a step many times slower on a busy CPU
+    variables.setdefault("GOMP_SPINCOUNT", "1000")  # threads that spin for long ruin a busy machine: see train.py
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), variables.get("PYTHONPATH")]))
     try:
         with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:

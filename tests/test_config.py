@@ -36,7 +36,8 @@ def test_derived_sizes_stay_derived_in_json():
 
 
 def test_the_half_million_trio_spends_its_parameters_as_it_says():
-    shapes = {n: (c.num_layers, c.num_q_heads, c.num_kv_heads, c.mlp_hidden) for n, c in PRESETS.items() if "0.5m_" in n}
+    trio = {name: cfg for name, cfg in PRESETS.items() if "0.5m_" in name}
+    shapes = {n: (c.num_layers, c.num_q_heads, c.num_kv_heads, c.mlp_hidden) for n, c in trio.items()}
     assert shapes == {
         "0.5m_short_and_thick": (4, 16, 4, 256),
         "0.5m_5foot11_and_skinnyfat": (8, 8, 2, 128),
