@@ -36,13 +36,14 @@ INSTALLED := $(strip $(shell cat $(READY) 2>/dev/null))
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help train test lab notebooks lint clean FORCE
+.PHONY: help train test bench lab notebooks lint clean FORCE
 
 help:
 	@echo "make train      train a first model on the built-in stories, with live progress; at most 5 minutes on 2 cores"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make test       run every test and, in their quick form, all notebooks"
 	@echo "make notebooks  run all notebooks with their full settings and save them (one: make notebooks NB=train.ipynb)"
+	@echo "make bench      measure speed beside transformers' Llama, with the bars; about 10 minutes, on a quiet machine"
 	@echo "make lint       check the code's style"
 	@echo "make clean      remove .venv, the caches and executed/; what you trained stays"
 
@@ -51,6 +52,14 @@ train: $(READY)
 
 test: $(READY_TEST)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --timeout 600 $(PYTEST_ARGS)
+
+bench: $(READY_TEST)
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/attention.py
+	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/time_to.py
+	$(BIN)/python benchmarks/ablations.py
 
 lint: $(READY_TEST)
 	$(BIN)/python -m ruff check .

@@ -24,8 +24,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# An idle thread spins for some microseconds, then sleeps. PyTorch's default, to spin for milliseconds, makes a step many
-# times slower on a machine with other work; to sleep at once takes up to twice as long on a quiet one. It counts where
+# An idle thread spins for some microseconds, then sleeps. To spin for milliseconds, PyTorch's default, makes a step
+# many times slower on a machine with other work; to sleep at once, up to twice as slow on a quiet one. It counts where
 # this file is imported before torch, as by `python train.py`. (Read by GNU's OpenMP, on Linux.)
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 

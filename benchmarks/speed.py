@@ -50,7 +50,10 @@ ROWS = {  # name -> what TrainConfig is given beside its defaults
     "plain, AdamW": dict(kernel="plain", optimizer="adamw"),
 }
 YARDSTICK = "transformers' Llama"
-BARS = {("S", "plain"): 2.7, ("S", "compiled"): 3.8, ("M", "plain"): 2.3, ("M", "compiled"): 3.3}
+# The plain path's bar is held against its row with the yardstick's own optimizer, too.
+PLAIN, COMPILED = {"S": 2.7, "M": 2.3}, {"S": 3.8, "M": 3.3}
+BARS = {(size, row): bar for size, bar in PLAIN.items() for row in ("plain", "plain, AdamW")}
+BARS |= {(size, "compiled"): bar for size, bar in COMPILED.items()}
 STRETCH = {"S": 5.5, "M": 4.5}
 MEMORY_BARS = {8: 700, 32: 1700}  # batch rows of 512 tokens -> MB
 LOOP_BAR = 0.03  # share of a step outside of model and optimizer

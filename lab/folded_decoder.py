@@ -79,12 +79,13 @@ class FoldedDecoder:
     def step(self, ids: list[int]) -> Tensor:
         """The next token of each row -> logits (B, V)."""
         x = self.tokens[ids]  # (B, D)
-        x = x if self.places is None else x + self.places[self.positions]
-        mask = None
+        place, mask = self.end - 1, None  # one number for all rows, where that can be: indexing by it is quicker
         if not self.even:
-            mask = (torch.arange(self.end) <= self.positions[:, None])[:, None, None]  # (B, 1, 1, S)
+            place = self.positions  # (B,)
+            mask = (torch.arange(self.end) <= place[:, None])[:, None, None]  # (B, 1, 1, S)
+        x = x if self.places is None else x + self.places[place]
         for layer in self.layers:
-            x = self._attend(layer, x, mask)
+            x = self._attend(layer, x, place, mask)
             up = layer.up(unit(x, self.tiny))  # (B, 2F), or (B, F) without the gate
             if self.cfg.mlp_gated:
                 gate, up = up.chunk(2, dim=-1)
@@ -95,16 +96,17 @@ class FoldedDecoder:
         self.positions, self.end = self.positions + 1, self.end + 1
         return self.head(unit(x, self.tiny))
 
-    def _attend(self, layer: FoldedLayer, x: Tensor, mask: Tensor | None) -> Tensor:
+    def _attend(self, layer: FoldedLayer, x: Tensor, place: int | Tensor, mask: Tensor | None) -> Tensor:
         """The residual stream with what attention adds: (B, D) -> (B, D)"""
         H, G, K = self.cfg.num_q_heads, self.cfg.num_kv_heads, self.cfg.head_dim
         heads, exchanged = layer.qkv(unit(x, self.tiny)).view(len(x), 2, H + 2 * G, K).unbind(1)
-        turned = torch.addcmul(heads * layer.cos[self.positions], exchanged, layer.sin[self.positions])
+        turned = torch.addcmul(heads * layer.cos[place], exchanged, layer.sin[place])
         if self.cfg.qk_norm:
             lengths = torch.hypot(torch.linalg.vector_norm(heads, dim=-1, keepdim=True), self.tiny_head)
             lengths[:, H + G :] = 1  # values are not normalised
             turned = turned / lengths
-        layer.cache[self.rows, :, self.positions] = turned[:, H:]
+        rows = slice(None) if self.even else self.rows
+        layer.cache[rows, :, place] = turned[:, H:]
         k, v = layer.cache[:, :, : self.end].chunk(2, dim=1)  # (B, G, S, K)
         q = turned[:, :H].unflatten(1, (G, H // G))  # a group's query heads are rows that look at the same keys
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from toy_models import Bigram, Letters
 
 from config import ModelConfig
 from lab import breakdown as module
@@ -20,32 +20,6 @@ from tokenizer import ByteTokenizer, get_tokenizer
 LABELS = {"recall": ["pair", "word", "new", "punctuation"], "names": ["first", "again", "other", "punctuation"]}
 
 
-class Letters:
-    """A tokenizer of "a", "b" and space; anything else is unknown. Ids: 0 unknown, 1 BOS, then the three."""
-
-    name = "letters"
-    vocab_size, unk_id, bos_id, eos_id, pad_id = 5, 0, 1, 1, 1
-
-    def encode_batch(self, texts, bos=True, eos=False):
-        return [[1] * bos + ["ab ".find(c) + 2 if c in "ab " else 0 for c in text] + [1] * eos for text in texts]
-
-    def token_bytes(self, i):
-        return [b"\xef\xbf\xbd", b"", b"a", b"b", b" "][i]
-
-
-class Bigram(nn.Module):
-    """Logits that depend on the last token alone."""
-
-    def __init__(self, table, context=8):
-        super().__init__()
-        self.cfg = ModelConfig(vocab_size=len(table), max_seq_len=context)
-        self.table = nn.Parameter(table)
-
-    def features(self, tokens, ctx=None):
-        return self.table[tokens]
-
-    def head(self, x):
-        return x
 
 
 # ---------------------------------------------------------------- words
@@ -86,7 +60,7 @@ def test_nats_of_words_by_hand():
     table = torch.randn(5, 5, generator=torch.Generator().manual_seed(1))
     log_p, documents = table.log_softmax(-1), ["ab b", "a"]
     words = split_words(documents)
-    found = word_nats(Bigram(table), Letters(), documents, words)
+    found = word_nats(Bigram(table), Letters("ab "), documents, words)
     expected = [log_p[1, 2] + log_p[2, 3], log_p[3, 4] + log_p[4, 3], log_p[1, 2]]
     assert found == pytest.approx([-x.item() for x in expected], abs=1e-6)
 
@@ -110,7 +84,7 @@ def test_batch_size_changes_no_figure():
 
 
 def test_unknown_tokens_take_what_lies_between():
-    tok, text = Letters(), "aé b"
+    tok, text = Letters("ab "), "aé b"
     assert token_sizes(tok, tok.encode_batch([text], bos=False)[0], text.encode()).tolist() == [1, 2, 1, 1]
     two = "éaxyb"
     assert token_sizes(tok, tok.encode_batch([two], bos=False)[0], two.encode()).tolist() == [2, 1, 1, 1, 1]
@@ -118,7 +92,7 @@ def test_unknown_tokens_take_what_lies_between():
 
 def test_tokens_of_another_text_are_refused():
     with pytest.raises(ValueError, match="do not spell the text from byte 0 on"):
-        token_sizes(Letters(), [2, 2], b"ab")
+        token_sizes(Letters("ab "), [2, 2], b"ab")
 
 
 # ---------------------------------------------------------------- sorting

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from toy_models import Bigram, Letters
 
 from config import ModelConfig
 from lab import evaluation, files
@@ -14,31 +15,6 @@ from lab.evaluation import evaluate, evaluate_saved, read_results, results_of, t
 from lab.saving import save_model
 from model import GPT
 from tokenizer import ByteTokenizer
-
-
-class Letters:
-    """A tokenizer of "a", "b", "c", "d"; anything else is unknown. Ids: 0 unknown, 1 BOS, then the letters."""
-
-    name, fingerprint = "letters", "letters"
-    vocab_size, unk_id, bos_id, eos_id, pad_id = 6, 0, 1, 1, 1
-
-    def encode_batch(self, texts, bos=True, eos=False):
-        return [[1] * bos + ["abcd".find(c) + 2 if c in "abcd" else 0 for c in text] + [1] * eos for text in texts]
-
-
-class Bigram(nn.Module):
-    """Logits that depend on the last token alone: row i of the table follows token i."""
-
-    def __init__(self, table: torch.Tensor, context: int = 8):
-        super().__init__()
-        self.cfg = ModelConfig(vocab_size=len(table), max_seq_len=context)
-        self.table = nn.Parameter(table)
-
-    def features(self, tokens, ctx=None):
-        return self.table[tokens]
-
-    def head(self, x):
-        return x
 
 
 @pytest.fixture

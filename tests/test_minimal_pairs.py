@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 import torch
 from torch import nn
+from toy_models import Bigram, Letters
 
 from config import ModelConfig
 from lab import records, storyworld
@@ -19,30 +20,6 @@ from lab.likelihood import log_likelihoods, share_of_best, token_log_likelihoods
 from lab.minimal_pairs import difference, read_pairs, table
 from model import GPT
 from tokenizer import get_tokenizer
-
-
-class Letters:
-    """A tokenizer of "a" and "b". Ids: 0 unknown, 1 BOS, 2 and 3 the letters: four tokens in all."""
-
-    vocab_size, unk_id, bos_id, eos_id, pad_id = 4, 0, 1, 1, 1
-
-    def encode_batch(self, texts, bos=True, eos=False):
-        return [[1] * bos + ["ab".find(c) + 2 if c in "ab" else 0 for c in text] + [1] * eos for text in texts]
-
-
-class Bigram(nn.Module):
-    """Logits that depend on the last token alone: row i of the table follows token i."""
-
-    def __init__(self, table: torch.Tensor, context: int = 8):
-        super().__init__()
-        self.cfg = ModelConfig(vocab_size=len(table), max_seq_len=context)
-        self.table = nn.Parameter(table)
-
-    def features(self, tokens, ctx=None):
-        return self.table[tokens]
-
-    def head(self, x):
-        return x
 
 
 @pytest.fixture
@@ -79,38 +56,38 @@ def test_all_texts_of_a_length_share_one_probability(bigram):
 def test_likelihood_by_hand(bigram):
     log_p = bigram.table.detach().double().log_softmax(-1)
     expected = [sum(log_p[a, b].item() for a, b in steps) for steps in (((1, 2), (2, 3), (3, 3)), ((1, 3),), ())]
-    assert log_likelihoods(bigram, Letters(), ["abb", "b", ""]).tolist() == pytest.approx(expected, abs=1e-6)
+    assert log_likelihoods(bigram, Letters("ab"), ["abb", "b", ""]).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_text_longer_than_the_context_is_cut_as_in_evaluation():
     model, texts = random_gpt(4, 5), ["abbabaabbab", "ab"]
-    expected = [-losses.double().sum().item() for losses in token_losses(model, Letters(), texts)]
-    assert log_likelihoods(model, Letters(), texts).tolist() == pytest.approx(expected, rel=1e-7)
-    assert minimal_pairs(model, Letters(), [pair(*texts)])["over_context"] == 1
+    expected = [-losses.double().sum().item() for losses in token_losses(model, Letters("ab"), texts)]
+    assert log_likelihoods(model, Letters("ab"), texts).tolist() == pytest.approx(expected, rel=1e-7)
+    assert minimal_pairs(model, Letters("ab"), [pair(*texts)])["over_context"] == 1
 
 
 def test_batch_size_and_padding_change_nothing():
     model = random_gpt(4, 16)
     texts = ["ab" * n + "b" * (n % 3) for n in range(1, 8)] + ["a", "b", "abab"]
-    alone = torch.cat([log_likelihoods(model, Letters(), [text]) for text in texts])
+    alone = torch.cat([log_likelihoods(model, Letters("ab"), [text]) for text in texts])
     for batch_size in (1, 3, 100, None):
-        together = log_likelihoods(model, Letters(), texts, batch_size=batch_size)
+        together = log_likelihoods(model, Letters("ab"), texts, batch_size=batch_size)
         assert torch.allclose(together, alone, rtol=1e-6, atol=0)
     results = [
-        minimal_pairs(model, Letters(), [pair(*two) for two in zip(texts, texts[1:])], batch_size=b) for b in (1, 7)
+        minimal_pairs(model, Letters("ab"), [pair(*two) for two in zip(texts, texts[1:])], batch_size=b) for b in (1, 7)
     ]
     assert results[0]["by"] == results[1]["by"] and results[0]["accuracy"] == results[1]["accuracy"]
 
 
 def test_equal_rows_get_the_very_same_numbers():
-    scores = log_likelihoods(random_gpt(4, 16), Letters(), ["abba", "b" * 15, "abba"], batch_size=2)
+    scores = log_likelihoods(random_gpt(4, 16), Letters("ab"), ["abba", "b" * 15, "abba"], batch_size=2)
     assert scores[0] == scores[2]
 
 
 def test_a_model_that_answers_nan_is_refused(bigram):
     bigram.table.data[2, 2] = math.nan
     with pytest.raises(ValueError, match="not numbers"):
-        minimal_pairs(bigram, Letters(), [pair("aab", "b")])
+        minimal_pairs(bigram, Letters("ab"), [pair("aab", "b")])
 
 
 # ---------------------------------------------------------------- outcomes
@@ -120,14 +97,14 @@ def test_right_wrong_and_tie():
     """After anything, "a" is likelier than "b"."""
     model = Bigram(torch.tensor([[0.0, 0.0, 3.0, 1.0]] * 4))
     pairs = [pair("aa", "ab"), pair("ba", "bb"), pair("b", "a"), pair("ab", "ba"), pair("a", "a"), pair("x", "y")]
-    result = minimal_pairs(model, Letters(), pairs, keep_outcomes=True)
+    result = minimal_pairs(model, Letters("ab"), pairs, keep_outcomes=True)
     assert result["outcomes"] == [1, 1, 0, 0.5, 0.5, 0.5]
     assert result["accuracy"] == pytest.approx(3.5 / 6)
     assert (result["count"], result["ties"], result["identical"], result["unknown_tokens"]) == (6, 3, 1, 2)
     assert result["fewest_tokens"] == 0.5 and result["chance"] == 0.5
-    assert minimal_pairs(model, Letters(), [pair("b", "aaaa")])["fewest_tokens"] == 1
+    assert minimal_pairs(model, Letters("ab"), [pair("b", "aaaa")])["fewest_tokens"] == 1
     # Per token "a" is the likelier one, but twelve of them are not: totals are not divided by lengths.
-    assert minimal_pairs(model, Letters(), [pair("b", "a" * 12)])["accuracy"] == 1
+    assert minimal_pairs(model, Letters("ab"), [pair("b", "a" * 12)])["accuracy"] == 1
 
 
 def test_share_of_best():
@@ -140,7 +117,7 @@ def test_share_of_best():
 
 def test_a_uniform_model_has_chance_exactly():
     pairs = [pair("abab"[i:] + "abab"[:i], "bbaa") for i in range(4)]
-    result = minimal_pairs(Bigram(torch.zeros(4, 4)), Letters(), pairs)
+    result = minimal_pairs(Bigram(torch.zeros(4, 4)), Letters("ab"), pairs)
     assert result["accuracy"] == 0.5 and result["ties"] == 4
 
 
@@ -189,12 +166,12 @@ def test_difference_pair_by_pair(bigram):
     assert mean_difference([1, 0, 1, 0.5], [0, 0, 1, 0.5])["difference"] == 0.25
     assert mean_difference([1, 0] * 50, [0, 1] * 50)["interval"] == pytest.approx([-0.197, 0.197], abs=1e-3)
     pairs = [pair("ab"[i % 2] * 3, "ba") for i in range(6)]
-    kept = minimal_pairs(bigram, Letters(), pairs, keep_outcomes=True)
+    kept = minimal_pairs(bigram, Letters("ab"), pairs, keep_outcomes=True)
     assert difference(kept, kept) == {"difference": 0, "interval": [0, 0], "count": 6}
     with pytest.raises(ValueError, match="same pairs, made with keep_outcomes"):
-        difference(kept, minimal_pairs(bigram, Letters(), pairs))
+        difference(kept, minimal_pairs(bigram, Letters("ab"), pairs))
     with pytest.raises(ValueError, match="same pairs"):
-        difference(kept, minimal_pairs(bigram, Letters(), pairs[:5], keep_outcomes=True))
+        difference(kept, minimal_pairs(bigram, Letters("ab"), pairs[:5], keep_outcomes=True))
 
 
 # ---------------------------------------------------------------- files
@@ -227,7 +204,7 @@ def test_zip_folder_file_and_list_give_the_same(tmp_path, favours_a):
     rows = [row for rows in BLIMP.values() for row in rows]
     (tmp_path / "all.jsonl").write_text("\ufeff" + jsonl(rows) + "\n", encoding="utf-8")
     sources = [tmp_path / "BLiMP.zip", folder, str(tmp_path / "all.jsonl"), rows]
-    results = [minimal_pairs(favours_a, Letters(), source) for source in sources]
+    results = [minimal_pairs(favours_a, Letters("ab"), source) for source in sources]
     assert [result.pop("name") for result in results] == ["BLiMP.zip", "blimp", "all.jsonl", "list"]
     for result in results:
         del result["seconds"]
@@ -269,12 +246,12 @@ def test_bad_files_say_file_and_line(tmp_path, bigram, name):
     content, message = DISREPAIR[name]
     (tmp_path / "bad.jsonl").write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
-        minimal_pairs(bigram, Letters(), tmp_path / "bad.jsonl")
+        minimal_pairs(bigram, Letters("ab"), tmp_path / "bad.jsonl")
     assert len(str(caught.value)) < 400
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
         archive.writestr("data/bad.jsonl", content)
     with pytest.raises(ValueError, match=r"bad\.zip"):
-        minimal_pairs(bigram, Letters(), tmp_path / "bad.zip")
+        minimal_pairs(bigram, Letters("ab"), tmp_path / "bad.zip")
 
 
 def test_a_long_line_is_not_read_to_its_end(tmp_path):
@@ -307,11 +284,11 @@ def test_other_bad_sources(tmp_path, bigram):
         (["a"], r"pairs\[0\]: must be a dict"),
     ):
         with pytest.raises(ValueError, match=message):
-            minimal_pairs(bigram, Letters(), source)
+            minimal_pairs(bigram, Letters("ab"), source)
     with pytest.raises(FileNotFoundError):
-        minimal_pairs(bigram, Letters(), tmp_path / "nowhere.jsonl")
+        minimal_pairs(bigram, Letters("ab"), tmp_path / "nowhere.jsonl")
     with pytest.raises(ValueError, match="must be at least 1"):
-        minimal_pairs(bigram, Letters(), [pair("a", "b")], max_pairs=0)
+        minimal_pairs(bigram, Letters("ab"), [pair("a", "b")], max_pairs=0)
 
 
 def test_a_damaged_member_of_a_zip(tmp_path, bigram):
@@ -322,7 +299,7 @@ def test_a_damaged_member_of_a_zip(tmp_path, bigram):
     content[200] ^= 1
     path.write_bytes(content)
     with pytest.raises(ValueError, match="torn"):
-        minimal_pairs(bigram, Letters(), path)
+        minimal_pairs(bigram, Letters("ab"), path)
 
 
 def test_max_pairs_are_spread_over_the_file():
@@ -343,14 +320,14 @@ def test_blimp_as_published(shared_data):
 
 def test_table(favours_a, bigram):
     rows = [row for rows in BLIMP.values() for row in rows]
-    results = {name: minimal_pairs(model, Letters(), rows) for name, model in (("a", favours_a), ("b", bigram))}
+    results = {name: minimal_pairs(model, Letters("ab"), rows) for name, model in (("a", favours_a), ("b", bigram))}
     lines = table(results, by="field").splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["syntax", "syntax_semantics", "all pairs"]
     assert "~50.0 (" in lines[3]  # one of two: a coin would do as well
     assert len(set(map(len, lines))) == 1
     with pytest.raises(ValueError, match="by='kind' is no grouping of list; choose from UID, linguistics_term, field"):
         table(results, by="kind")
-    other = minimal_pairs(bigram, Letters(), rows[:1])
+    other = minimal_pairs(bigram, Letters("ab"), rows[:1])
     with pytest.raises(ValueError, match="different pairs"):
         table({"a": results["a"], "b": other})
 
@@ -364,7 +341,7 @@ def made() -> list[dict]:
 
 
 def test_storyworld_pairs_are_grouped_and_fingerprinted(bigram):
-    first, again = (minimal_pairs(bigram, Letters(), "storyworld", max_pairs=21) for _ in range(2))
+    first, again = (minimal_pairs(bigram, Letters("ab"), "storyworld", max_pairs=21) for _ in range(2))
     # Another figure means other pairs: then raise PAIRS_VERSION (or storyworld.VERSION), and the protocol with it.
     assert first["fingerprint"] == again["fingerprint"] == "96aff0d77b560e04"
     assert {name: group["count"] for name, group in first["by"]["kind"].items()} == dict.fromkeys(
