@@ -6,7 +6,8 @@ import random
 
 import pytest
 import torch
-from test_minimal_pairs import Bigram, Letters, random_gpt
+from test_minimal_pairs import random_gpt
+from toy_models import Bigram, Letters
 
 from lab.evaluation import multiple_choice
 from lab.likelihood import log_likelihoods
@@ -45,7 +46,7 @@ def test_three_measures_by_hand(tmp_path):
     result = {}
     for answer, text in enumerate(steps):
         path = write(tmp_path, [question | {"label": answer}])
-        scores = multiple_choice(model, Letters(), path)
+        scores = multiple_choice(model, Letters("ab"), path)
         result[text] = [scores[measure]["accuracy"] for measure in ("sum", "per_token", "per_byte")]
     best = lambda divisor: max(steps, key=lambda text: sums[text] / divisor(text))  # noqa: E731
     expected = [best(lambda t: 1), best(lambda t: len(steps[t])), best(lambda t: len(t.encode()))]
@@ -67,7 +68,7 @@ def test_measures_divide_by_tokens_and_bytes():
 def test_a_uniform_model_takes_the_shortest_and_ties_share(tmp_path):
     model = Bigram(torch.zeros(4, 4))
     rows = [hellaswag("a", ["aa", "bb", "ab"], 1), hellaswag("a", ["a", "bb"], 0), hellaswag("a", ["a", "bb"], 1)]
-    result = multiple_choice(model, Letters(), write(tmp_path, rows))
+    result = multiple_choice(model, Letters("ab"), write(tmp_path, rows))
     assert result["sum"]["accuracy"] == pytest.approx((1 / 3 + 1 + 0) / 3) == result["fewest_tokens"]
     assert result["per_token"]["accuracy"] == pytest.approx((1 / 3 + 1 / 2 + 1 / 2) / 3) == result["chance"]
     assert result["count"] == 3
@@ -99,7 +100,7 @@ def test_scoring_starts_where_the_first_choice_parts():
     assert rows == [[1, 3, 2], [1, 3, 4, 5, 4]]
     assert first_scored(tok, prompts, rows) == [2, 2]
     assert first_scored(tok, ("ab",), rows[1:]) == [3]  # without the first choice, at the seam itself
-    assert first_scored(Letters(), ("x",), Letters().encode_batch(["xy"])) == [2]
+    assert first_scored(Letters("ab"), ("x",), Letters("ab").encode_batch(["xy"])) == [2]
     assert first_scored(tok, ("ab", "aab"), [rows[1], [1, 3, 3, 4, 5, 4]]) == [3, 4]  # each prompt by itself
 
 
@@ -279,7 +280,7 @@ DISREPAIR = {
 def test_bad_files_say_file_and_line(tmp_path, name):
     rows, message = DISREPAIR[name]
     with pytest.raises(ValueError, match=message):
-        multiple_choice(Bigram(torch.zeros(4, 4)), Letters(), write(tmp_path, rows))
+        multiple_choice(Bigram(torch.zeros(4, 4)), Letters("ab"), write(tmp_path, rows))
 
 
 def test_bad_labels_of_piqa(tmp_path):
@@ -321,7 +322,7 @@ def test_bad_tsv(tmp_path, name):
 
 
 def test_table(tmp_path):
-    result = multiple_choice(Bigram(torch.zeros(4, 4)), Letters(), write(tmp_path, random_questions(5)))
+    result = multiple_choice(Bigram(torch.zeros(4, 4)), Letters("ab"), write(tmp_path, random_questions(5)))
     lines = table({"one": [result], "two": [result]}).splitlines()
     assert len(lines) == 4 and "ARC (questions.jsonl)" in lines[2] and "~" in lines[2]
     assert all(
