@@ -62,7 +62,8 @@ class FoldedDecoder:
     @torch.inference_mode()
     def __init__(self, model: GPT):
         self.cfg = cfg = model.cfg
-        self.layers = [_fold_layer(block, cfg) for block in model.layers]
+        turns = None if cfg.qk_norm else _turns(None, cfg)  # the same in all layers, where these have no norm for heads
+        self.layers = [_fold_layer(block, cfg, turns) for block in model.layers]
         self.head = _fold(model.final_norm, [model.readout] if model.head is model.readout else list(model.head))
         self.tokens, self.places = token_vectors(model), added_by_position(model)
         self.nonlinearity = NONLINEARITIES[cfg.mlp_nonlinearity]
@@ -140,13 +141,13 @@ def _side_by_side(parts: list[Folded]) -> Folded:
     return Folded(torch.cat([part.matrix for part in parts], dim=1), bias)
 
 
-def _fold_layer(block: nn.Module, cfg: ModelConfig) -> FoldedLayer:
+def _fold_layer(block: nn.Module, cfg: ModelConfig, turns: tuple[Tensor, Tensor] | None) -> FoldedLayer:
     attn_norm, attn, attn_post, mlp_norm, mlp, mlp_post = layer_parts(block)
     qkv = _side_by_side([_fold(attn_norm, [linear]) for linear in (attn.Wq, attn.Wk, attn.Wv)])
     exchanged = _exchange(qkv, cfg)
     ups = [linear for linear in (mlp.Wgate, mlp.Wup) if linear is not None]
     up = _side_by_side([_fold(mlp_norm, [linear]) for linear in ups])
-    cos, sin = _turns(attn, cfg)
+    cos, sin = turns or _turns(attn, cfg)
     out, down = _fold(None, [attn.Wo]), _fold(None, [mlp.Wdown])
     return FoldedLayer(_side_by_side([qkv, exchanged]), cos, sin, out, attn_post, up, down, mlp_post)
 
@@ -173,8 +174,11 @@ def _exchange(qkv: Folded, cfg: ModelConfig) -> Folded:
     return Folded(qkv.matrix[:, order], None if qkv.bias is None else qkv.bias[order])
 
 
-def _turns(attn: MQA, cfg: ModelConfig) -> tuple[Tensor, Tensor]:
-    """What heads and their exchanged copies are multiplied by at each position: two of (max_seq_len, H + 2G, K)."""
+def _turns(attn: MQA | None, cfg: ModelConfig) -> tuple[Tensor, Tensor]:
+    """What heads and their exchanged copies are multiplied by at each position: two of (max_seq_len, H + 2G, K).
+
+    attn: whose scales of qk_norm are multiplied in; None where there are none.
+    """
     H, G, K, S = cfg.num_q_heads, cfg.num_kv_heads, cfg.head_dim, cfg.max_seq_len
     first, second = _pairs(cfg)
     cos, sin = torch.ones(S, K), torch.zeros(S, K)
