@@ -130,19 +130,19 @@ def append(row: dict) -> None:
 
 
 def table(rows: list[dict]) -> str:
-    """The newest commit's runs, one line for each bar, and below it where they were made."""
+    """Of each bar the newest commit's runs, one line for each bar, and below it where they were made."""
     from lab.evaluation import markdown
 
-    last = rows[-1]
-    rows = [row for row in rows if row["commit"] == last["commit"]]
     bars = sorted({float(row["bar"]) for row in rows}, reverse=True)
     lines = [line(bar, [row for row in rows if float(row["bar"]) == bar]) for bar in bars]
-    where = f"{last['date']}, commit {last['commit']}, {last['machine']}, {last['threads']} threads."
+    where = f"{rows[-1]['machine']}, {rows[-1]['threads']} threads."
     return f"{markdown(lines)}\n\n{where} Training on tinystories_train.txt only; scoring is not in the seconds."
 
 
 def line(bar: float, rows: list[dict]) -> dict[str, str]:
-    """One bar: its runs' seconds, and how many of them reached it."""
+    """One bar: its newest commit's runs, their seconds, and how many of them reached it."""
+    date, commit = rows[-1]["date"], rows[-1]["commit"]
+    rows = [row for row in rows if row["commit"] == commit]
     seconds, bits = ([float(row[name]) for row in rows] for name in ("seconds", "bits_per_byte"))
     reached = sum(value <= bar for value in bits)
     return {
@@ -155,6 +155,8 @@ def line(bar: float, rows: list[dict]) -> dict[str, str]:
         "parameters": f"{int(rows[0]['parameters']):,}",
         "preset": rows[0]["preset"],
         "scored in": f"{statistics.median(float(row['scoring_seconds']) for row in rows):.0f} s",
+        "date": date,
+        "commit": commit[:7],
     }
 
 

@@ -85,4 +85,5 @@ def test_results_are_kept_and_the_newest_commits_are_shown(tmp_path, monkeypatch
             "bits_per_byte": bits, "threads": 2, "machine": "a machine",
         })  # fmt: skip
     text = time_to.table(time_to.read())
-    assert "2 of 3 seeds" in text and "301 to 303" in text and "commit new" in text and "0.7000" not in text
+    assert "2 of 3 seeds" in text and "301 to 303" in text and "0.7000" not in text
+    assert text.splitlines()[2].split("|")[-2].strip() == "new"
