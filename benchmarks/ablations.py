@@ -12,7 +12,6 @@ batches in the same order.
 """
 
 import argparse
-import csv
 import functools
 import math
 import statistics
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.rows import append, read
 from config import PRESETS, TRAINING, TrainConfig
 from lab import data
 from lab.evaluation import evaluate, markdown
@@ -202,7 +202,7 @@ def train_missing(names: list[str], seeds: int, seconds: float) -> None:
     """Adds a row to the results for each setting and seed that has none."""
     torch.set_num_threads(1)
     keep_memory()
-    rows = read()
+    rows = read(RESULTS)
     steps = {row["setting"]: int(row["steps"]) for row in rows}  # the same for all seeds of a setting
     done = {(row["setting"], int(row["seed"])) for row in rows}
     unknown = [name for name in names if name not in steps]
@@ -212,27 +212,11 @@ def train_missing(names: list[str], seeds: int, seconds: float) -> None:
         for name in names:
             if (name, seed) not in done:
                 row = train_once(name, seed, steps[name])
-                append(row)
+                append(RESULTS, row)
                 print(row, flush=True)
 
 
 # ---------------------------------------------------------------- results
-
-
-def read() -> list[dict]:
-    if not RESULTS.exists():
-        return []
-    with RESULTS.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def append(row: dict) -> None:
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, row, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -289,7 +273,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.train:
         train_missing(options.settings, options.seeds, options.seconds)
-    print(table(read()))
+    print(table(read(RESULTS)))
 
 
 if __name__ == "__main__":

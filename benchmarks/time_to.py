@@ -12,7 +12,6 @@ whose seconds stand in a column of their own. Trained is on TinyStories' trainin
 """
 
 import argparse
-import csv
 import datetime
 import json
 import os
@@ -25,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.rows import append, read
 
 RESULTS = Path(__file__).with_suffix(".csv")
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -100,33 +101,17 @@ def run_missing(bars: list[float], seeds: list[int]) -> None:
     from lab.runs import commit
 
     now = commit()
-    done = {(float(row["bar"]), int(row["seed"])) for row in read() if row["commit"] == now}
+    done = {(float(row["bar"]), int(row["seed"])) for row in read(RESULTS) if row["commit"] == now}
     for seed in seeds:
         for bar in bars:
             if (bar, seed) not in done:
                 date = datetime.date.today().isoformat()
                 row = {"date": date, "commit": now, "bar": bar, "seed": seed} | timed(bar, seed)
-                append(row)
+                append(RESULTS, row)
                 print(row, flush=True)
 
 
 # ---------------------------------------------------------------- results
-
-
-def read() -> list[dict]:
-    if not RESULTS.exists():
-        return []
-    with RESULTS.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def append(row: dict) -> None:
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, row, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def table(rows: list[dict]) -> str:
@@ -176,9 +161,9 @@ def main() -> None:
         sys.exit("tinystories_train.txt and tinystories_valid.txt are not in shared/data/ beside the checkout")
     if options.train:
         run_missing(options.bars, options.seeds)
-    if not read():
+    if not read(RESULTS):
         sys.exit(f"{RESULTS.name} is not there yet: start with --train")
-    print(table(read()))
+    print(table(read(RESULTS)))
 
 
 if __name__ == "__main__":

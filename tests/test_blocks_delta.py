@@ -1,13 +1,13 @@
-"""Gated DeltaNet: against Qwen3-Next and a plain loop, step-by-step decoding, packed documents."""
+"""Gated DeltaNet: against Qwen3-Next and a plain loop, and how large the state is."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from toy_models import randomised
 
 from blocks.delta import GatedDeltaNet, delta_chunk
 from blocks.state_space import scan_in_chunks
 from config import ModelConfig
-from lab.checks import check_block
 from model import GPT, make_context
 
 SMALL = ModelConfig(
@@ -16,13 +16,6 @@ SMALL = ModelConfig(
 SPECS = ["GatedDeltaNet", "GatedDeltaNet(heads=6, key_heads=3, key_dim=5, expand=3, conv=3)"]
 specs = pytest.mark.parametrize("spec", SPECS)
 HYBRID = "{Norm->GatedDeltaNet(key_heads=2)->+->Norm->MLP->+}*2->Norm->Attn->+->Norm->MLP->+"
-
-
-def randomised(module: torch.nn.Module, dtype=torch.float64) -> torch.nn.Module:
-    """All parameters random: the zeros that blocks start with would hide errors."""
-    for p in module.parameters():
-        torch.nn.init.normal_(p, std=0.3)
-    return module.to(dtype).eval()
 
 
 def model_of(spec: str, dtype=torch.float64) -> GPT:
@@ -163,57 +156,6 @@ def test_the_state_stays_as_small_as_documented(spec):
     (S,) = [state[1][0] for slot, state in ctx.cache.items() if "conv" not in slot]
     H, G, K, P, conv = {SPECS[0]: (4, 4, 6, 12, 4), SPECS[1]: (6, 3, 5, 15, 3)}[spec]
     assert S.numel() + sum(tail.numel() for tail in tails) == H * K * P + (conv - 1) * (2 * G * K + H * P)
-
-
-@specs
-def test_rewinding_within_the_last_call_and_not_beyond(spec):
-    model, tokens = model_of(spec), some_tokens(length=80)
-    ctx = model.context(tokens, decode=True)
-    model(tokens[:, :4], ctx)
-    model(tokens[:, 4:76], ctx)  # more than a chunk
-    lengths = [76, 4, 70]
-    ctx.rewind(torch.tensor(lengths))
-    after = model(tokens[:, 76:78], ctx)
-    for row, length in enumerate(lengths):
-        alone = torch.cat((tokens[row, :length], tokens[row, 76:78]))[None]
-        torch.testing.assert_close(after[row], model(alone)[0, length:])
-    ctx.rewind(torch.tensor([76, 3, 70]))
-    with pytest.raises(ValueError, match="rewound by more than the last call's 2 tokens"):
-        model(tokens[:, :1], ctx)
-
-
-@specs
-def test_packed_documents_are_refused_while_decoding(spec):
-    model, tokens = model_of(spec), some_tokens()
-    with pytest.raises(ValueError, match="rows of their own"):
-        model(tokens, model.context(tokens, decode=True, segments=torch.zeros_like(tokens)))
-
-
-def test_prompts_of_different_length_continue_as_if_alone():
-    from inference import generate
-    from tokenizer import get_tokenizer
-
-    tok = get_tokenizer("byte")
-    model = randomised(GPT(SMALL.replace(vocab_size=tok.vocab_size, max_seq_len=40, recipe=HYBRID)))
-    prompts = ["A", "A small boat", "The cat"]
-    together = generate(model, tok, prompts, max_new_tokens=60, temperature=0)  # the window is refilled twice
-    assert together == [generate(model, tok, p, max_new_tokens=60, temperature=0) for p in prompts]
-
-
-# ---------------------------------------------------------------- rules that every block keeps
-
-
-def test_generic_checks():  # those of the default are made with the whole registry
-    report = check_block(f"Norm->{SPECS[1]}->+")
-    assert report.ok, str(report)
-
-
-@pytest.mark.parametrize("spec", SPECS[:1])
-def test_compiles_without_a_break(spec):
-    model, tokens = model_of(spec), some_tokens()
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(tokens), model(tokens))
-    torch._dynamo.reset()
 
 
 # ---------------------------------------------------------------- how it starts, and what is refused

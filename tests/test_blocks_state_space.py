@@ -1,14 +1,14 @@
-"""Mamba and Mamba-2: against transformers and a plain loop, step-by-step decoding, packed documents."""
+"""Mamba and Mamba-2: against transformers and a plain loop, and how large the state is."""
 
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from toy_models import randomised
 
 from blocks.state_space import Mamba, Mamba2, decays, scan_in_chunks, selective_scan, ssd_chunk
 from config import ModelConfig
-from lab.checks import check_block
 from model import GPT, make_context
 
 SMALL = ModelConfig(
@@ -22,13 +22,6 @@ SPECS = [
 ]
 specs = pytest.mark.parametrize("spec", SPECS)
 HYBRID = "Norm->Mamba->+->Norm->Attn->+->Norm->MLP->+"
-
-
-def randomised(module: torch.nn.Module, dtype=torch.float64, std=0.3) -> torch.nn.Module:
-    """All parameters random: the zeros that blocks start with would hide errors."""
-    for p in module.parameters():
-        torch.nn.init.normal_(p, std=std)
-    return module.to(dtype).eval()
 
 
 def model_of(spec: str, dtype=torch.float64) -> GPT:
@@ -178,19 +171,6 @@ def test_mamba2_equals_transformers(groups, length):
 # ---------------------------------------------------------------- decoding
 
 
-def test_prompts_of_different_length_continue_as_if_alone():
-    from inference import generate
-    from tokenizer import get_tokenizer
-
-    tok = get_tokenizer("byte")
-    for mixer in ("Mamba(state=3)", "Mamba2(state=3)"):
-        recipe = HYBRID.replace("Mamba", mixer)
-        model = randomised(GPT(SMALL.replace(vocab_size=tok.vocab_size, max_seq_len=40, recipe=recipe)))
-        prompts = ["A", "A small boat", "The cat"]
-        together = generate(model, tok, prompts, max_new_tokens=60, temperature=0)  # the window is refilled twice
-        assert together == [generate(model, tok, p, max_new_tokens=60, temperature=0) for p in prompts]
-
-
 @specs
 def test_the_state_stays_as_small_as_documented(spec):
     model, tokens = model_of(spec), some_tokens()
@@ -202,46 +182,6 @@ def test_the_state_stays_as_small_as_documented(spec):
     h = h if "Mamba2" in spec else h[-1]
     W, N, G, conv = {"Mamba": (64, 16, 0, 4), "Mamba2": (64, 64, 1, 4)}.get(spec, (96, 5, 3 * ("2" in spec[:6]), 3))
     assert h.numel() + sum(tail.numel() for tail in tails) == W * N + (conv - 1) * (W + 2 * G * N)
-
-
-@specs
-def test_rewinding_within_the_last_call_and_not_beyond(spec):
-    model, tokens = model_of(spec), some_tokens()
-    ctx = model.context(tokens, decode=True)
-    model(tokens[:, :4], ctx)
-    model(tokens[:, 4:9], ctx)
-    ctx.rewind(torch.tensor([9, 4, 6]))
-    after = model(tokens[:, 9:11], ctx)
-    for row, length in enumerate([9, 4, 6]):
-        alone = torch.cat((tokens[row, :length], tokens[row, 9:11]))[None]
-        torch.testing.assert_close(after[row], model(alone)[0, length:])
-    ctx.rewind(torch.tensor([9, 3, 6]))
-    with pytest.raises(ValueError, match="rewound by more than the last call's 2 tokens"):
-        model(tokens[:, :1], ctx)
-
-
-@specs
-def test_packed_documents_are_refused_while_decoding(spec):
-    model, tokens = model_of(spec), some_tokens()
-    with pytest.raises(ValueError, match="rows of their own"):
-        model(tokens, model.context(tokens, decode=True, segments=torch.zeros_like(tokens)))
-
-
-# ---------------------------------------------------------------- rules that every block keeps
-
-
-@pytest.mark.parametrize("spec", SPECS[1::2])  # the others are checked with the whole registry
-def test_generic_checks(spec):
-    report = check_block(f"Norm->{spec}->+")
-    assert report.ok, str(report)
-
-
-@pytest.mark.parametrize("spec", SPECS[::2])
-def test_compiles_without_a_break(spec):
-    model, tokens = model_of(spec), some_tokens()
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(tokens), model(tokens))
-    torch._dynamo.reset()
 
 
 # ---------------------------------------------------------------- how they start, and what is refused

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from benchmarks import ablations, time_to
+from benchmarks import ablations, rows, time_to
 from config import PRESETS, TRAINING, TrainConfig
 from lab.runs import count_parameters
 from model import GPT, find_block
@@ -75,15 +75,15 @@ def test_the_table_pairs_runs_by_seed():
         ablations.table(rows[2:])
 
 
-def test_results_are_kept_and_the_newest_commits_are_shown(tmp_path, monkeypatch):
-    monkeypatch.setattr(time_to, "RESULTS", tmp_path / "time_to.csv")
-    assert time_to.read() == []
+def test_results_are_kept_and_the_newest_commits_are_shown(tmp_path):
+    path = tmp_path / "time_to.csv"
+    assert rows.read(path) == []
     for commit, seed, bits in (("old", 1, 0.7), ("new", 1, 0.89), ("new", 2, 0.91), ("new", 3, 0.90)):
-        time_to.append({
+        rows.append(path, {
             "date": "2026-01-01", "commit": commit, "bar": 0.9, "seed": seed, "seconds": 300 + seed,
             "scoring_seconds": 3.0, "preset": "0.5m", "parameters": 501856, "steps": 3500, "tokens": 7168000,
             "bits_per_byte": bits, "threads": 2, "machine": "a machine",
         })  # fmt: skip
-    text = time_to.table(time_to.read())
+    text = time_to.table(rows.read(path))
     assert "2 of 3 seeds" in text and "301 to 303" in text and "0.7000" not in text
     assert text.splitlines()[2].split("|")[-2].strip() == "new"

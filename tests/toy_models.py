@@ -1,4 +1,4 @@
-"""A tokenizer and a model so small that every figure can be worked out by hand."""
+"""A tokenizer and a model so small that every figure can be worked out by hand, and random weights for others."""
 
 import torch
 from torch import nn
@@ -38,3 +38,10 @@ class Bigram(nn.Module):
 
     def head(self, x):
         return x
+
+
+def randomised(module: nn.Module, dtype: torch.dtype = torch.float64, std: float = 0.3) -> nn.Module:
+    """All parameters random: the zeros that blocks start with would hide errors."""
+    for p in module.parameters():
+        nn.init.normal_(p, std=std)
+    return module.to(dtype).eval()
