@@ -21,7 +21,16 @@ from hypothesis import strategies as st
 from config import PRESETS, ModelConfig, TrainConfig
 from lab import files
 from lab.files import leftovers, read_json, write_atomic, write_json
-from lab.saving import list_models, load_model, load_tensors, model_folder, read_weights, save_model, save_tensors
+from lab.saving import (
+    halve_weights,
+    list_models,
+    load_model,
+    load_tensors,
+    model_folder,
+    read_weights,
+    save_model,
+    save_tensors,
+)
 from model import GPT, MQA
 from tokenizer import get_tokenizer
 
@@ -300,6 +309,27 @@ def test_the_folder_holds_what_the_design_names(saved):
     assert config["tokenizer"] == {"name": "byte", "vocab_size": 260, "fingerprint": BYTE.fingerprint}
     assert TrainConfig.from_dict(read_json(saved / "train_config.json")) == TrainConfig()
     assert read_json(saved / "run.json") == {"steps": 1}
+
+
+def test_halved_weights_are_half_as_long_and_load_as_the_nearest_fp16_numbers_in_fp32(saved):
+    before, size = load_model("tiny")[0], (saved / "model.safetensors").stat().st_size
+    assert halve_weights("tiny") == saved / "model.safetensors"
+    after = load_model("tiny")[0]
+    assert (saved / "model.safetensors").stat().st_size < 0.6 * size  # the header stays as long
+    for old, new in zip(before.parameters(), after.parameters(), strict=True):
+        assert new.dtype == torch.float32 and torch.equal(new, old.half().float())
+    assert after.head.weight is after.embed.weight  # ties outlive it
+
+
+def test_weights_too_large_for_fp16_are_left_as_they_are(saved):
+    model, tok, _ = load_model("tiny")
+    with torch.no_grad():
+        model.embed.weight[0, 0] = 70_000
+    save_model(model, tok, "tiny")
+    before = (saved / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"fp16 can't hold numbers of embed\.weight"):
+        halve_weights("tiny")
+    assert (saved / "model.safetensors").read_bytes() == before
 
 
 def test_tied_weights_are_stored_once_and_tables_never(saved):
