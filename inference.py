@@ -126,6 +126,11 @@ class Choice:
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """What is sampled from: logits (..., V) -> probabilities (..., V), float64, zero for tokens filtered out."""
+        weights = self._weights(logits)
+        return weights / weights.sum(-1, keepdim=True)
+
+    def _weights(self, logits: Tensor) -> Tensor:
+        """The probabilities before they are made to add up to 1."""
         logits = logits.double()
         if self.temperature == 0:
             likeliest = logits.argmax(-1, keepdim=True)
@@ -140,17 +145,17 @@ class Choice:
             probs = _nucleus(probs, self.top_p)
         if self.min_p is not None:
             probs = probs.where(probs >= self.min_p * probs.amax(-1, keepdim=True), 0.0)
-        return probs / probs.sum(-1, keepdim=True)
+        return probs
 
     def pick(self, logits: Tensor, draws: list[float]) -> list[int]:
         """One token id per row: logits (B, V), and for each row a random number in [0, 1).
 
-        The tokens share the line from 0 to 1 in order of their ids, each as long as its probability; the token under
-        the random number is picked.
+        The tokens share a line in order of their ids, each as long as it is probable; the random number says at which
+        part of the line's length to look, and the token there is picked.
         """
         if self.temperature == 0:
             return logits.argmax(-1).tolist()
-        ends = self.probabilities(logits).cumsum(-1)  # (B, V)
+        ends = self._weights(logits).cumsum(-1)  # (B, V)
         points = torch.tensor(draws, dtype=ends.dtype)[:, None] * ends[:, -1:]  # (B, 1)
         return torch.searchsorted(ends, points, right=True)[:, 0].tolist()
 
@@ -460,7 +465,7 @@ def _check_number(name: str, value: float, rule: str, fits) -> None:
 def _checked(logits: Tensor, rows: list[_Row]) -> Tensor:
     """The logits (B, V) as float32 on the CPU. Raises FloatingPointError where a row holds NaN or an infinity."""
     logits = logits.float().cpu()
-    if not torch.isfinite(logits).all():
+    if not all(map(math.isfinite, logits.aminmax())):  # one operation; a NaN anywhere makes both of them NaN
         bad = next(i for i, row in enumerate(logits) if not torch.isfinite(row).all())
         raise non_finite_logits(logits[bad], rows[bad].index, len(rows[bad].window))
     return logits

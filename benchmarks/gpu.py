@@ -22,7 +22,7 @@ from config import PRESETS, ModelConfig, TrainConfig
 from lab import machine
 from train import Step, make_step
 
-NAMES = ("0.5m_5foot11_and_skinnyfat", "2m", "7m", "30m")
+NAMES = ("0.5m", "2m", "7m", "30m")
 CLOSE = 1e-3  # nats per token that losses of the two devices may differ by
 
 
@@ -33,6 +33,7 @@ def batch_of(cfg: ModelConfig, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def difference(cfg: ModelConfig) -> float:
     """The largest difference between the losses of four steps on the CPU and on the GPU, in nats per token."""
+    cfg = cfg.replace(dropout_rate=0.0)  # the two draw different numbers
     torch.manual_seed(0)
     batches = [batch_of(cfg, 2) for _ in range(4)]
     settings = TrainConfig(precision="fp32", kernel="plain", compile=False, warmup_iters=0)

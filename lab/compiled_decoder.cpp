@@ -37,18 +37,26 @@ typedef int64_t livec __attribute__((vector_size(4 * WIDTH)));
 
 struct Norm { const float *scale, *shift; };    // scale null: no norm here
 struct Matrix { const float *panels, *bias; };  // bias filled up to whole panels; null: none
+struct Conv {                                   // y_t = bias + sum over k < width of taps[k] * x_(t-k), (D,) each
+    const float *taps, *bias;
+    int32_t width;  // 0: no convolution here
+};
 struct Layer {
     Norm attn_norm, q_norm, k_norm, attn_post_norm, mlp_norm, mlp_post_norm;
+    Conv attn_conv, mlp_conv;   // between a block's norm and the block
     Matrix qkv, out, up, down;  // up: the gate's outputs first, where there is a gate
+    const float *value_mix;     // values become [0] times their own and [1] times the first layer's; null: their own
     int32_t window;             // positions that attention reaches back, its own among them; 0: all
 };
 struct Model {
-    int32_t dim, layers, heads, groups, head_dim, hidden, vocab, max_len;
+    int32_t dim, layers, heads, groups, head_dim, hidden, vocab, max_len, head_inputs;
     int32_t rope_pairs, interleaved, gated, nonlinearity;
-    float eps;
+    int32_t centred, conv_width;  // whether the norms over D are LayerNorms; the width of the widest convolution
+    float eps, logit_cap;         // logit_cap 0: none
     const float *embed, *positions, *cos, *sin;  // (V, D), (max_len, D) or null, (max_len, rope_pairs)
+    const float *slopes;                         // ALiBi's, (H,); null: not used
     Norm final_norm;
-    Matrix head;
+    Matrix narrow, head;  // narrow: from D to head_inputs, in front of the head; null: none, head_inputs being D
     const Layer *layer;
 };
 struct Choice { double temperature, top_p, min_p; int32_t top_k; };  // 0: not used
@@ -103,7 +111,15 @@ dvec exponential(dvec x) {
 }
 
 vec sigmoid(vec x) { return 1.0f / (1.0f + exponential(-x)); }
-vec hyperbolic_tangent(vec x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
+
+// By the exponential where x is large, by its series where that would cancel. Source: Cephes, tanhf.
+vec hyperbolic_tangent(vec x) {
+    vec z = x * x, large = 1.0f - 2.0f / (1.0f + exponential(2.0f * x));
+    vec series = ((((-5.70498872745e-3f * z + 2.06390887954e-2f) * z - 5.37397155531e-2f) * z + 1.33314422036e-1f) * z -
+                  3.33332819422e-1f) * z * x + x;
+    return z < 0.390625f ? series : large;  // |x| < 0.625
+}
+
 vec erf_each(vec x) { for (int i = 0; i < WIDTH; i++) x[i] = std::erf(x[i]); return x; }
 
 // In the order of config.NONLINEARITIES.
@@ -193,18 +209,25 @@ float largest(const float *x, int n) {
     return found;
 }
 
-float sum_of_squares(const float *x, int n) {
+// The sum of each(x) over n numbers.
+template <typename Each>
+float sum_over(const float *x, int n, Each each) {
     vec sum = {};
     int i = 0;
-    for (; i + WIDTH <= n; i += WIDTH) sum += load(x + i) * load(x + i);
+    for (; i + WIDTH <= n; i += WIDTH) sum += each(load(x + i));
     float rest = total(sum);
-    for (; i < n; i++) rest += x[i] * x[i];
+    for (; i < n; i++) rest += each(x[i]);
     return rest;
 }
 
-// RMSNorm of n channels; out may be x.
-void normalise(const float *x, Norm norm, int n, float eps, float *out) {
-    float factor = 1.0f / std::sqrt(sum_of_squares(x, n) / n + eps);
+// RMSNorm of n channels, or, centred, LayerNorm; out may be x.
+void normalise(const float *x, Norm norm, int n, float eps, float *out, bool centred = false) {
+    if (centred) {
+        float mean = sum_over(x, n, [](auto v) { return v; }) / n;
+        for (int i = 0; i < n; i++) out[i] = x[i] - mean;
+        x = out;
+    }
+    float factor = 1.0f / std::sqrt(sum_over(x, n, [](auto v) { return v * v; }) / n + eps);
     for (int i = 0; i < n; i++) out[i] = x[i] * factor * norm.scale[i] + norm.shift[i];
 }
 
@@ -232,6 +255,7 @@ struct Text {
     bool ended = false;
     int row = 0;  // where its logits stand: texts that have ended have none
     Floats keys, values;  // (layers, G, panels, K, PANEL) and (layers, G, positions, K padded)
+    Floats inputs;        // what convolutions saw last: (layers, 2, conv_width, D), position t in row t % conv_width
 };
 struct Item { Text *text; int position; };
 
@@ -242,7 +266,8 @@ struct Decoder {
     const Model &model;
     std::vector<Text> texts;
     int D, QKV, F, V, K, positions;  // padded widths
-    Floats x, normed, qkv, heads, added, hidden, active, scores, sums, mixed, last, ends, logits;
+    Floats x, normed, qkv, first_values, heads, added, hidden, active, scores, sums, mixed;
+    Floats last, ends, narrowed, logits;
     std::vector<float> order;
     std::vector<double> weights;
     std::vector<std::pair<double, int>> candidates;
@@ -251,13 +276,16 @@ struct Decoder {
         D = padded(m.dim), QKV = padded((m.heads + 2 * m.groups) * m.head_dim), V = padded(m.vocab);
         F = padded(m.hidden * (m.gated ? 2 : 1)), K = padded(m.head_dim, WIDTH), positions = padded(m.max_len);
         x.clear(ITEMS * D), normed.clear(ITEMS * D), added.clear(ITEMS * D), qkv.clear(ITEMS * QKV);
+        first_values.clear(ITEMS * m.groups * m.head_dim);
         heads.clear(ITEMS * m.heads * m.head_dim), hidden.clear(ITEMS * F + PANEL);
         active.clear(ITEMS * padded(m.hidden)), scores.clear((int64_t)m.heads / m.groups * positions);
         sums.clear(m.heads / m.groups), mixed.clear(m.heads / m.groups * K);
-        last.clear(num_texts * D), ends.clear(num_texts * D), logits.clear((int64_t)num_texts * V), weights.resize(V);
+        last.clear(num_texts * D), ends.clear(num_texts * D), narrowed.clear(num_texts * D);
+        logits.clear((int64_t)num_texts * V), weights.resize(V);
         for (Text &text : texts) {
             text.keys.resize((int64_t)m.layers * m.groups * positions * m.head_dim);
             text.values.resize((int64_t)m.layers * m.groups * positions * K);
+            text.inputs.resize((int64_t)m.layers * 2 * m.conv_width * D);
         }
     }
 
@@ -283,8 +311,13 @@ struct Decoder {
             }
         }
         forward(items, count);
-        for (int r = 0; r < rows; r++) normalise(&last[r * D], model.final_norm, model.dim, model.eps, &ends[r * D]);
-        multiply(rows, ends, D, model.dim, model.head, model.vocab, logits, V);
+        for (int r = 0; r < rows; r++) normalise(&last[r * D], model.final_norm, &ends[r * D]);
+        bool narrow = model.narrow.panels;
+        if (narrow) multiply(rows, ends, D, model.dim, model.narrow, model.head_inputs, narrowed, D);
+        multiply(rows, narrow ? narrowed : ends, D, model.head_inputs, model.head, model.vocab, logits, V);
+        if (!model.logit_cap) return;
+        for (int64_t i = 0; i < (int64_t)rows * V; i += WIDTH)
+            store(&logits[i], model.logit_cap * hyperbolic_tangent(load(&logits[i]) / model.logit_cap));
     }
 
     // The residual stream behind the last layer, kept in `last` for the items that end their text.
@@ -299,7 +332,7 @@ struct Decoder {
             const Layer &layer = model.layer[l];
             attention(layer, l, items, count);
             add(layer.attn_post_norm, count);
-            mlp(layer, count);
+            mlp(layer, l, items, count);
             add(layer.mlp_post_norm, count);
         }
         for (int i = 0; i < count; i++)
@@ -307,29 +340,59 @@ struct Decoder {
                 std::copy_n(&x[i * D], model.dim, &last[items[i].text->row * D]);
     }
 
-    void norm_all(Norm norm, int count) {
-        for (int i = 0; i < count; i++) normalise(&x[i * D], norm, model.dim, model.eps, &normed[i * D]);
+    void normalise(const float *from, Norm norm, float *out) {
+        ::normalise(from, norm, model.dim, model.eps, out, model.centred);
+    }
+
+    // What the first or second block of a layer sees (`place` counts blocks): normed = the norm of x, then convolved.
+    void read(Norm norm, Conv conv, int place, const Item *items, int count) {
+        for (int i = 0; i < count; i++) {
+            normalise(&x[i * D], norm, &normed[i * D]);
+            float *rows = &items[i].text->inputs[(int64_t)place * model.conv_width * D];
+            if (conv.width) convolve(conv, rows, items[i].position, &normed[i * D]);
+        }
+    }
+
+    // y (D,), the input at `position`, becomes the output there; `rows` are those before, as in Text::inputs.
+    void convolve(Conv conv, float *rows, int position, float *y) {
+        std::copy_n(y, model.dim, rows + position % model.conv_width * D);
+        std::copy_n(conv.bias, model.dim, y);
+        for (int k = 0; k < std::min(conv.width, position + 1); k++) {
+            const float *tap = conv.taps + k * model.dim, *before = rows + (position - k) % model.conv_width * D;
+            for (int d = 0; d < model.dim; d++) y[d] += tap[d] * before[d];
+        }
     }
 
     // x += what a block returned, normalised once more with `post_norm`.
     void add(Norm norm, int count) {
         for (int i = 0; i < count; i++) {
-            if (norm.scale) normalise(&added[i * D], norm, model.dim, model.eps, &added[i * D]);
+            if (norm.scale) normalise(&added[i * D], norm, &added[i * D]);
             for (int d = 0; d < model.dim; d++) x[i * D + d] += added[i * D + d];
         }
     }
 
     void attention(const Layer &layer, int l, const Item *items, int count) {
         int H = model.heads, G = model.groups, width = model.head_dim;
-        norm_all(layer.attn_norm, count);
+        read(layer.attn_norm, layer.attn_conv, 2 * l, items, count);
         multiply(count, normed, D, model.dim, layer.qkv, (H + 2 * G) * width, qkv, QKV);
-        for (int i = 0; i < count; i++) prepare(layer, l, items[i], &qkv[i * QKV]);
+        for (int i = 0; i < count; i++) {
+            if (layer.value_mix) mix_values(layer, l, i, &qkv[i * QKV + (H + G) * width]);
+            prepare(layer, l, items[i], &qkv[i * QKV]);
+        }
         for (int i = 0; i < count; i++)
             for (int g = 0; g < G; g++) {
                 int at = g * (H / G) * width;
-                attend(layer, l * G + g, items[i], &qkv[i * QKV + at], &heads[i * H * width + at]);
+                attend(layer, l, g, items[i], &qkv[i * QKV + at], &heads[i * H * width + at]);
             }
         multiply(count, heads, H * width, H * width, layer.out, model.dim, added, D);
+    }
+
+    // An item's values (G, K) become what value_mix says. The first layer keeps its own for the layers behind it.
+    void mix_values(const Layer &layer, int l, int i, float *v) {
+        int size = model.groups * model.head_dim;
+        float *first = &first_values[i * size];
+        if (l == 0) std::copy_n(v, size, first);
+        for (int d = 0; d < size; d++) v[d] = layer.value_mix[0] * v[d] + layer.value_mix[1] * first[d];
     }
 
     // Norms and rotates an item's queries and keys, and writes keys and values into its text's cache.
@@ -337,7 +400,7 @@ struct Decoder {
         int H = model.heads, G = model.groups, width = model.head_dim, pairs = model.rope_pairs;
         for (int h = 0; h < H + G; h++) {
             Norm norm = h < H ? layer.q_norm : layer.k_norm;
-            if (norm.scale) normalise(q + h * width, norm, width, model.eps, q + h * width);
+            if (norm.scale) ::normalise(q + h * width, norm, width, model.eps, q + h * width);
             int64_t at = (int64_t)item.position * pairs;
             if (pairs) rotate(q + h * width, model.cos + at, model.sin + at, pairs, model.interleaved);
         }
@@ -351,16 +414,20 @@ struct Decoder {
     }
 
     // softmax(q k^T / sqrt(K)) v for the H/G query heads that share one group: q and out (H/G, K).
-    void attend(const Layer &layer, int group, Item item, const float *q, float *out) {
+    void attend(const Layer &layer, int l, int g, Item item, const float *q, float *out) {
         int rows = model.heads / model.groups, width = model.head_dim, end = item.position + 1;
         int first = layer.window ? std::max(0, end - layer.window) : 0;
-        const float *keys = &item.text->keys[(int64_t)group * positions * width];
-        const float *values = &item.text->values[(int64_t)group * positions * K];
+        const float *keys = &item.text->keys[(int64_t)(l * model.groups + g) * positions * width];
+        const float *values = &item.text->values[(int64_t)(l * model.groups + g) * positions * K];
         for (int start = first / PANEL * PANEL; start < end; start += PANEL)
             tiles<VECTORS>(rows, q, width, keys + start * width, PANEL, width, &scores[start], positions);
         const float *value = values + (int64_t)first * K, *weight = &scores[first];
         float scale = 1.0f / std::sqrt((float)width);
-        for (int r = 0; r < rows; r++) sums[r] = softmax(&scores[r * positions], first, end, scale);
+        for (int r = 0; r < rows; r++) {
+            float *score = &scores[r * positions], slope = model.slopes ? model.slopes[g * rows + r] / scale : 0;
+            if (slope) for (int s = first; s < end; s++) score[s] -= slope * (end - 1 - s);
+            sums[r] = softmax(score, first, end, scale);
+        }
         for (int start = 0, vectors; start < K; start += vectors * WIDTH) {
             int left = (K - start) / WIDTH;
             vectors = left >= 4 ? 4 : left >= 2 ? 2 : 1;
@@ -386,9 +453,9 @@ struct Decoder {
         return total(sum);
     }
 
-    void mlp(const Layer &layer, int count) {
+    void mlp(const Layer &layer, int l, const Item *items, int count) {
         int F1 = model.hidden, stride = padded(F1);
-        norm_all(layer.mlp_norm, count);
+        read(layer.mlp_norm, layer.mlp_conv, 2 * l + 1, items, count);
         multiply(count, normed, D, model.dim, layer.up, F1 * (model.gated ? 2 : 1), hidden, F);
         for (int i = 0; i < count; i++)
             for (int f = 0; f < F1; f += WIDTH) {

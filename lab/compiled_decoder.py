@@ -4,7 +4,8 @@
     for step in decoder.new_tokens(choose, generators, max_new_tokens=100, stop_id=2): ...
 
 `inference.generate` uses it where it can (`compiled="auto"`). It knows the everyday architecture only, residual layers
-of RMSNorm, attention and MLP; `why_not(model)` says what of a model it doesn't know. The arithmetic stands in
+of norm, attention and MLP, with short convolutions in front of the two or without; `why_not(model)` says what of a
+model it doesn't know. The arithmetic stands in
 compiled_decoder.cpp. Nothing needs it: without a compiler the model itself writes, as it always can.
 """
 
@@ -17,6 +18,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,9 +27,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from config import NONLINEARITIES, PRE_NORM, SANDWICH
+from config import NONLINEARITIES, ModelConfig
 from lab.compile import CompileError, compile_library
-from model import GPT, MLP, MQA, ResidualLayer, RMSNorm, rope_tables, sinusoid
+from model import (
+    GPT,
+    MLP,
+    MQA,
+    CappedLinear,
+    LayerNorm,
+    Norm,
+    ResidualLayer,
+    RMSNorm,
+    alibi_slopes,
+    rope_tables,
+    sinusoid,
+)
 
 if TYPE_CHECKING:
     import inference
@@ -38,33 +52,42 @@ STEPS = 32  # tokens of each text per call: between two calls Ctrl-C is heard
 Pointer = ctypes.c_void_p
 
 
-class Norm(ctypes.Structure):
+class NormStruct(ctypes.Structure):
     _fields_ = [("scale", Pointer), ("shift", Pointer)]
 
 
-class Matrix(ctypes.Structure):
+class MatrixStruct(ctypes.Structure):
     _fields_ = [("panels", Pointer), ("bias", Pointer)]
+
+
+class ConvStruct(ctypes.Structure):
+    _fields_ = [("taps", Pointer), ("bias", Pointer), ("width", ctypes.c_int32)]
+
+
+NORMS = ("attn_norm", "q_norm", "k_norm", "attn_post_norm", "mlp_norm", "mlp_post_norm")
 
 
 class Layer(ctypes.Structure):
     _fields_ = [
-        *((name, Norm) for name in ("attn_norm", "q_norm", "k_norm", "attn_post_norm", "mlp_norm", "mlp_post_norm")),
-        *((name, Matrix) for name in ("qkv", "out", "up", "down")),
+        *((name, NormStruct) for name in NORMS),
+        *((name, ConvStruct) for name in ("attn_conv", "mlp_conv")),
+        *((name, MatrixStruct) for name in ("qkv", "out", "up", "down")),
+        ("value_mix", Pointer),
         ("window", ctypes.c_int32),
     ]
 
 
-SIZES = ("dim", "layers", "heads", "groups", "head_dim", "hidden", "vocab", "max_len")
-SWITCHES = ("rope_pairs", "interleaved", "gated", "nonlinearity")
+SIZES = ("dim", "layers", "heads", "groups", "head_dim", "hidden", "vocab", "max_len", "head_inputs")
+SWITCHES = ("rope_pairs", "interleaved", "gated", "nonlinearity", "centred", "conv_width")
 
 
 class Model(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int32) for name in SIZES + SWITCHES),
-        ("eps", ctypes.c_float),
-        *((name, Pointer) for name in ("embed", "positions", "cos", "sin")),
-        ("final_norm", Norm),
-        ("head", Matrix),
+        *((name, ctypes.c_float) for name in ("eps", "logit_cap")),
+        *((name, Pointer) for name in ("embed", "positions", "cos", "sin", "slopes")),
+        ("final_norm", NormStruct),
+        *((name, MatrixStruct) for name in ("narrow", "head")),
         ("layer", ctypes.POINTER(Layer)),
     ]
 
@@ -106,9 +129,24 @@ def _library() -> ctypes.CDLL | CompileError:
 
 # ---------------------------------------------------------------- which models it knows
 
-KNOWN = {GPT, ResidualLayer, MQA, MLP, RMSNorm, nn.Linear, nn.Embedding, nn.Dropout, nn.Identity}
-KNOWN |= {nn.ModuleList, nn.Sequential}
-WINDOW = re.compile(r"Attn\(window=(\w+|cyc\([\w,]*\))\)")  # a window is known, other arguments are not
+KNOWN = {GPT, ResidualLayer, MQA, MLP, RMSNorm, LayerNorm, nn.Linear, CappedLinear, nn.Embedding, nn.Dropout}
+KNOWN |= {nn.Identity, nn.ModuleList, nn.Sequential}
+ARGUMENTS = r"(\(([^()]|\([^()]*\))*\))?"  # in a recipe; what they say is read off the modules
+RECIPE = re.compile(
+    rf"Norm->(ShortConv{ARGUMENTS}->)?(ValueResidual)?Attn{ARGUMENTS}->(Norm->)?\+->"
+    rf"Norm->(ShortConv{ARGUMENTS}->)?MLP->(Norm->)?\+"
+)
+
+
+def known_types(cfg: ModelConfig) -> set[type]:
+    """The modules that it knows. The catalogue of blocks is imported only where the model has something of it."""
+    if not cfg.recipe and cfg.attn_block == "MQA":
+        return KNOWN
+    from blocks.attention import ValueResidualAttn
+    from blocks.convolution import CausalConv, ShortConv
+    from blocks.recipe_layer import RecipeLayer
+
+    return KNOWN | {RecipeLayer, ShortConv, CausalConv, ValueResidualAttn}
 
 
 def why_not(model: nn.Module) -> str:
@@ -121,12 +159,13 @@ def why_not(model: nn.Module) -> str:
     if tensors != {("cpu", torch.float32)}:
         return f"weights are on {', '.join(f'{device} in {dtype}' for device, dtype in sorted(tensors, key=str))}"
     cfg = model.cfg
-    if cfg.positions == "alibi" or cfg.norm_type != "RMSNorm" or not cfg.norm_affine:
-        return f"positions={cfg.positions!r}, norm_type={cfg.norm_type!r}, norm_affine={cfg.norm_affine}"
-    if WINDOW.sub("Attn", cfg.architecture) not in (PRE_NORM, SANDWICH):
+    if cfg.norm_type not in ("RMSNorm", "LayerNorm"):
+        return f"norm_type={cfg.norm_type!r}"
+    if not RECIPE.fullmatch(cfg.architecture):
         return f"recipe={cfg.recipe!r}"
+    known = known_types(cfg)
     for name, module in model.named_modules():
-        if type(module) not in KNOWN and type(module).__name__ != "RecipeLayer":
+        if type(module) not in known:
             return f"{name} is a {type(module).__name__}"
         if _watched(module):
             return f"{name or 'the model'} has a hook, its logging is on, or a method of it was replaced"
@@ -146,57 +185,100 @@ class Packed:
 
     @torch.no_grad()
     def __init__(self, model: GPT, panel: int):
-        self.panel, self.kept, cfg = panel, [], model.cfg
-        self.layers = (Layer * cfg.num_layers)(*(self._layer(block) for block in model.layers))
+        cfg = model.cfg
+        self.panel, self.dim, self.kept = panel, cfg.dim, []
+        self.layers = (Layer * cfg.num_layers)(*(self._layer(block, cfg) for block in model.layers))
         cos, sin = rope_tables(torch.arange(cfg.max_seq_len), cfg) or (torch.zeros(1, 0),) * 2
         sizes = (cfg.dim, cfg.num_layers, cfg.num_q_heads, cfg.num_kv_heads, cfg.head_dim, cfg.mlp_hidden)
-        switches = (cos.shape[-1], cfg.positions == "rope_interleaved", cfg.mlp_gated)
-        tables = (token_vectors(model), added_by_position(model), cos, sin)
-        head = model.head.weight if isinstance(model.head, nn.Linear) else model.head[1].weight @ model.head[0].weight
+        width = max(conv.width for layer in self.layers for conv in (layer.attn_conv, layer.mlp_conv))
+        switches = (cfg.mlp_gated, NONLINEARITIES.index(cfg.mlp_nonlinearity), cfg.norm_type == "LayerNorm", width)
+        slopes = alibi_slopes(cfg.num_q_heads) if cfg.positions == "alibi" else None
+        head = model.readout
+        narrow = MatrixStruct(None, None) if model.head is head else self._linear([model.head[0]])
         self.struct = Model(
-            *sizes, cfg.vocab_size, cfg.max_seq_len, *switches, NONLINEARITIES.index(cfg.mlp_nonlinearity),
-            cfg.norm_eps, *(None if table is None else self._keep(table) for table in tables),
-            self._norm(model.final_norm), self._matrix(head), self.layers,
+            *sizes, cfg.vocab_size, cfg.max_seq_len, head.in_features,
+            cos.shape[-1], cfg.positions == "rope_interleaved", *switches, cfg.norm_eps, cfg.logit_cap or 0,
+            *map(self._keep, (token_vectors(model), added_by_position(model), cos, sin, slopes)),
+            self._norm(model.final_norm), narrow, self._linear([head]), self.layers,
         )  # fmt: skip
 
-    def _layer(self, block: nn.Module) -> Layer:
-        attn_norm, attn, attn_post_norm, mlp_norm, mlp, mlp_post_norm = layer_parts(block)
-        norms = (attn_norm, attn.q_norm, attn.k_norm, attn_post_norm, mlp_norm, mlp_post_norm)
+    def _layer(self, block: nn.Module, cfg: ModelConfig) -> Layer:
+        first, second = layer_halves(block)
+        attn, mlp = first.block, second.block
+        norms = (first.norm, attn.q_norm, attn.k_norm, first.post_norm, second.norm, second.post_norm)
+        convs = (self._conv(half.conv, cfg) for half in (first, second))
         ups = [mlp.Wup] if mlp.Wgate is None else [mlp.Wgate, mlp.Wup]
-        matrices = ([attn.Wq, attn.Wk, attn.Wv], [attn.Wo], ups, [mlp.Wdown])
-        return Layer(*map(self._norm, norms), *(self._linear(parts) for parts in matrices), attn.window or 0)
+        matrices = map(self._linear, ([attn.Wq, attn.Wk, attn.Wv], [attn.Wo], ups, [mlp.Wdown]))
+        mix = self._keep(getattr(attn, "mix", None))  # of ValueResidualAttn
+        return Layer(*map(self._norm, norms), *convs, *matrices, mix, attn.window or 0)
 
-    def _norm(self, norm: nn.Module) -> Norm:
+    def _norm(self, norm: Norm | nn.Identity) -> NormStruct:
         if isinstance(norm, nn.Identity):
-            return Norm(None, None)
-        shift = torch.zeros_like(norm.weight) if norm.bias is None else norm.bias
-        return Norm(self._keep(norm.weight), self._keep(shift))
+            return NormStruct(None, None)
+        return NormStruct(*map(self._keep, scale_and_shift(norm, self.dim)))
 
-    def _linear(self, parts: list[nn.Linear]) -> Matrix:
+    def _conv(self, conv: nn.Module | None, cfg: ModelConfig) -> ConvStruct:
+        if conv is None:
+            return ConvStruct(None, None, 0)
+        taps, bias = taps_and_bias(conv)
+        taps = taps[: cfg.max_seq_len]  # no token lies further back
+        return ConvStruct(self._keep(taps), self._keep(bias), len(taps))
+
+    def _linear(self, parts: list[nn.Linear]) -> MatrixStruct:
         """Several matrices with the same inputs as one."""
         bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
         return self._matrix(torch.cat([part.weight for part in parts]), bias)
 
-    def _matrix(self, weight: Tensor, bias: Tensor | None = None) -> Matrix:
+    def _matrix(self, weight: Tensor, bias: Tensor | None = None) -> MatrixStruct:
         """weight (N, M) -> panels (N / panel, M, panel), the last one filled up with zeros."""
         rest = -len(weight) % self.panel
         panels = F.pad(weight, (0, 0, 0, rest)).view(-1, self.panel, weight.shape[1]).transpose(1, 2)
-        return Matrix(self._keep(panels), None if bias is None else self._keep(F.pad(bias, (0, rest))))
+        return MatrixStruct(self._keep(panels), None if bias is None else self._keep(F.pad(bias, (0, rest))))
 
-    def _keep(self, tensor: Tensor) -> int:
-        """The address of a copy that lives as long as this object."""
+    def _keep(self, tensor: Tensor | None) -> int | None:
+        """The address of a copy that lives as long as this object; null for None."""
+        if tensor is None:
+            return None
         self.kept.append(tensor.detach().clone(memory_format=torch.contiguous_format))
         return self.kept[-1].data_ptr()
 
 
-def layer_parts(block: nn.Module) -> tuple[nn.Module, ...]:
-    """Norm, attention and second norm, then the same of the MLP: of a ResidualLayer or of the recipe that equals it."""
-    if isinstance(block, ResidualLayer):
-        mlp = (block.mlp_norm, block.mlp, block.mlp_post_norm)
-        return (block.attn_norm, block.attn, block.attn_post_norm, *mlp)
-    if hasattr(block, "norm_4"):  # Norm->Attn->Norm->+->Norm->MLP->Norm->+
-        return block.norm, block.attn, block.norm_2, block.norm_3, block.mlp, block.norm_4
-    return block.norm, block.attn, nn.Identity(), block.norm_2, block.mlp, nn.Identity()
+@dataclass
+class Half:
+    """One of a layer's two sums: x + post_norm(block(conv(norm(x))))."""
+
+    norm: Norm
+    conv: nn.Module | None  # a ShortConv
+    block: MQA | MLP
+    post_norm: Norm | nn.Identity
+
+
+def layer_halves(layer: nn.Module) -> tuple[Half, Half]:
+    """Attention's half and the MLP's: of a ResidualLayer, or of a recipe that `why_not` lets through."""
+    if isinstance(layer, ResidualLayer):
+        attn = Half(layer.attn_norm, None, layer.attn, layer.attn_post_norm)
+        return attn, Half(layer.mlp_norm, None, layer.mlp, layer.mlp_post_norm)
+    units = [getattr(layer, move.turns[0]) if move.turns else None for move in layer.lanes[0]]  # "+" has none
+    plus = units.index(None)
+    return _half(*units[:plus]), _half(*units[plus + 1 : -1])
+
+
+def _half(norm: nn.Module, *units: nn.Module) -> Half:
+    convs, rest = (units[:1], units[1:]) if hasattr(units[0], "conv") else ((None,), units)
+    return Half(norm, *convs, *rest, *([nn.Identity()] if len(rest) == 1 else []))
+
+
+def scale_and_shift(norm: Norm, dim: int) -> tuple[Tensor, Tensor]:
+    """What a norm over D channels multiplies and adds, ones and zeros where it has learned nothing: each (D,)"""
+    scale = torch.ones(dim) if norm.weight is None else norm.weight
+    return scale, torch.zeros_like(scale) if norm.bias is None else norm.bias
+
+
+def taps_and_bias(conv: nn.Module) -> tuple[Tensor, Tensor]:
+    """A ShortConv's weights, (width, D), row k for the token k steps back, and its bias (D,) or zeros."""
+    taps = conv.conv.weight[:, 0].flip(-1).T.clone()
+    taps[0] += conv.residual  # x itself
+    return taps, torch.zeros_like(taps[0]) if conv.conv.bias is None else conv.conv.bias
 
 
 def token_vectors(model: GPT) -> Tensor:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import inference
+from benchmarks.ablations import CONVOLVED
 from config import PRESETS
 from inference import Choice, generate, last_logits, new_tokens, next_token_logits, next_token_probabilities, window
 from lab.folded_decoder import FoldedDecoder, why_not_folded
@@ -312,8 +313,21 @@ SHAPES = {
     "partial rope": dict(rope_dim=4, qk_norm=True),
     "interleaved": dict(positions="rope_interleaved", qk_norm=True),
     "interleaved, partial": dict(positions="rope_interleaved", rope_dim=6),
-    "narrow embedding": dict(embed_dim=12),
+    "odd heads without RoPE": dict(positions="none", head_dim=7, qk_norm=True),
+    "narrow embedding": dict(embed_dim=12, scale_first_residual=True),
     "recipe": dict(recipe="Norm->Attn->Norm->+->Norm->MLP->Norm->+"),
+    "the winner's": dict(recipe=CONVOLVED, qk_norm=True, embed_dim=12, logit_cap=3.0),
+    "convolutions, biases": dict(
+        recipe="Norm->ShortConv(width=3,bias=true)->Attn(bias=true)->+->Norm->ShortConv(width=1)->MLP->+",
+        norm_bias=True,
+        mlp_bias=True,
+    ),
+    "wide convolution": dict(recipe="Norm->Attn->+->Norm->ShortConv(width=70)->MLP->+"),
+    "value residual": dict(recipe="Norm->ValueResidualAttn->+->Norm->MLP->+", num_layers=3, qk_norm=True),
+    "LayerNorm": dict(norm_type="LayerNorm", norm_bias=True, mlp_bias=True, positions="learned"),
+    "LayerNorm, convolutions": dict(norm_type="LayerNorm", recipe=CONVOLVED, norm_eps=0.3),
+    "no scales": dict(norm_affine=False, post_norm=True, norm_eps=0.3),
+    "alibi": dict(positions="alibi", num_q_heads=6, head_dim=5),
     **{name: dict(positions=name) for name in ("none", "learned", "sinusoidal")},
 }
 
@@ -334,8 +348,10 @@ def test_folded_steps_give_the_models_logits(name, rows):
             expected = model(torch.tensor([row[-1:] for row in rows]), ctx)[:, -1]
 
 
-@pytest.mark.parametrize("choose", [Choice(0), Choice(1.0, top_p=0.9)], ids=["greedy", "sampled"])
-def test_folded_steps_give_the_same_text_past_full_windows(model, choose):
+@pytest.mark.parametrize("choose", [Choice(0), Choice(1.0)], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("name", ["debug", "the winner's", "value residual", "alibi"])
+def test_folded_steps_give_the_same_text_past_full_windows(name, choose):
+    model = random_model(**SHAPES[name])
     prompts = [[1, 70], [1], [1, *range(40, 75)], [1, 9, 9]]
     plain, folded = (
         list(new_tokens(model, prompts, choose, inference._generators(0, 4), max_new_tokens=200, stop_id=2, folded=way))
@@ -354,7 +370,9 @@ def test_folded_steps_do_not_call_the_model(model, tok, monkeypatch):
 def test_what_the_folded_decoder_does_not_know_is_left_to_the_model(tok):
     windowed = random_model(recipe="Norm->Attn(window=5)->+->Norm->MLP->+")
     assert why_not_folded(windowed) == "attention has a window"
-    assert "alibi" in why_not_folded(random_model(positions="alibi"))
+    assert why_not_folded(random_model(head_dim=7, rope_dim=4)) == "head_dim=7 is odd"
+    behind = random_model(norm_type="LayerNorm", recipe="Norm->Attn->+->Norm->MLP->Norm->+")
+    assert why_not_folded(behind) == "a LayerNorm stands behind a block"
     settings = dict(seed=0, max_new_tokens=30, compiled=False)
     assert generate(windowed, tok, "Hi", **settings) == generate(windowed, tok, "Hi", use_cache=False, **settings)
 
@@ -539,15 +557,15 @@ def test_command_line_writes_the_text_that_generate_gives(model, tok, tmp_path):
         (["../x", "Hi"], "x"),
         (["{small}", "Hi", "--temperature", "-1"], "temperature=-1.0 must be"),
         (["{small}", "Hi", "--top-p", "0"], "top_p=0.0 must be"),
-        (["{capped}", "Hi", "--compiled", "yes"], "compiled=True can't be: head is a CappedLinear"),
+        (["{cosine}", "Hi", "--compiled", "yes"], "compiled=True can't be: norm_type='CosineNorm'"),
     ],
 )
 def test_command_line_errors_are_one_line(model, tok, tmp_path, monkeypatch, arguments, message):
     from tools import save_model
 
     save_model(model, tok, tmp_path / "small")
-    save_model(random_model(logit_cap=30.0), tok, tmp_path / "capped")
-    folders = {name: tmp_path / name for name in ("small", "capped")}
+    save_model(random_model(norm_type="CosineNorm"), tok, tmp_path / "cosine")
+    folders = {name: tmp_path / name for name in ("small", "cosine")}
     monkeypatch.setattr(sys, "argv", ["inference.py", *(a.format(**folders) for a in arguments)])
     with pytest.raises(SystemExit) as stop:
         inference.main()
