@@ -80,6 +80,8 @@ ADAMW = dict(optimizer="adamw", muon_lr=0.02)
 SETTINGS = {
     "base": Setting("4,096 pieces, short convolutions, one key/value head; Muon, 4x512 tokens a step, linear decay"),
     "0.5m": Setting("the preset: embedding scale, ReLU² and value residual together", preset="0.5m"),
+    "0.5m, own values": Setting("the preset without value residual", {"attn_block": "MQA"}, preset="0.5m"),
+    "0.5m, convolutions": Setting("the preset with the base's convolutions", {"recipe": CONVOLVED}, preset="0.5m"),
     "adamw 0.003": Setting("AdamW for all, rate 0.003", train=ADAMW | {"lr_max": 0.003}),
     "adamw 0.006": Setting("AdamW for all, rate 0.006", train=ADAMW | {"lr_max": 0.006}),
     "adamw 0.012": Setting("AdamW for all, rate 0.012", train=ADAMW | {"lr_max": 0.012}),
