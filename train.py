@@ -13,6 +13,7 @@ where it was, and on a CPU ends with the very bits that an undisturbed run would
 import contextlib
 import copy
 import ctypes
+import itertools
 import math
 import os
 import platform
@@ -344,6 +345,7 @@ class _Job:
             self.tcfg = self._choose(model)
             self.step = Step(model, self.tcfg)
             self.log, self.best, self.elapsed, self.losses = runs.Log(self.folder), None, 0.0, []
+            self.memory: dict[str, float | None] = {}
             self.past = runs.past_of(self.tcfg.init_from)
             if checkpoint is not None:
                 self._restore(runs.load_checkpoint(checkpoint))
@@ -473,7 +475,9 @@ class _Job:
     def _checkpoint(self) -> None:
         if not distributed.is_first():
             return
+        self.memory = runs.larger(self.memory, runs.most_memory(self.device))
         state = {**self.step.state_dict(), "elapsed": self.elapsed, "losses": self.losses, "best": self.best}
+        state["memory"] = self.memory
         runs.save_checkpoint(self.folder, self.cfg, self.tcfg, state | {"log": self.log.rows})
 
     def _restore(self, kept: dict) -> None:
@@ -481,6 +485,7 @@ class _Job:
         if distributed.is_first():
             self.log.restore(rows)
         self.elapsed, self.losses, self.best = kept.pop("elapsed"), kept.pop("losses"), kept.pop("best")
+        self.memory = kept.pop("memory", {})  # earlier checkpoints lack it
         self.step.load_state_dict(kept)
         self.progress.say(f"resuming {self.folder.name} at step {self.step.count}")
 
@@ -516,6 +521,7 @@ class _Job:
             "seed": self.tcfg.seed,
             "parameters": runs.count_parameters(self.step.model),
             "speed": self.speed,
+            **runs.larger(self.memory, runs.most_memory(self.device)),
             "machine": runs.describe_machine(self.tcfg) | {"processes": distributed.size()},
             "versions": runs.versions(),
             "commit": runs.commit(),
@@ -563,13 +569,18 @@ class _Job:
         )
 
     def _trial(self, model: GPT, tcfg: TrainConfig, x: Tensor, y: Tensor) -> float:
-        """Seconds per step, measured on a copy; weights, optimizer and random state stay as they were."""
+        """Seconds per step, measured on a copy; weights, optimizer and random state stay as they were.
+
+        The best of three, since whatever else the machine is doing can only add to them.
+        """
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             trial = Step(copy.deepcopy(model), tcfg)
             trial(x, y)  # the first one warms up
-            started = time.perf_counter()
-            trial(x, y), trial(x, y)
-            return (time.perf_counter() - started) / 2
+            clock = [time.perf_counter()]
+            for _ in range(3):
+                trial(x, y)
+                clock.append(time.perf_counter())
+            return min(end - start for start, end in itertools.pairwise(clock))
 
 
 class _stop_button:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,17 +29,19 @@ from pathlib import Path
 
 import numpy as np
 
-from lab import evaluation
-from lab.compare_models import choose_documents, draw_documents, find_runs, kept, paired_difference, weights_of
-from lab.evaluation import documents_fingerprint, token_losses
-from lab.files import read_json
-from lab.saving import load_model, model_folder
+from lab.compare_models import choose_documents, draw_documents, find_runs, paired_difference
+from lab.evaluation import token_losses
+from lab.kept import Text, choose_text, given_text, kept, training_documents, weights_of
+from lab.plots import read_run
+from lab.saving import load_model
+from lab.scoring import predictions_of, strip_newlines
 
-PROTOCOL = 1  # rises whenever the same models and text would get another figure
+PROTOCOL = 2  # rises whenever the same models and text would get another figure, or records another form
 WORD = re.compile(r"\s*(?:\w+(?:['’]\w+)*|[^\w\s])")  # white space and what follows it: a word, or one other character
 SENTENCE_ENDS = {".", "!", "?", ":", ";", '"', "“", "”", "‘", "’", "'", "…", "-", "—", "–", "(", "*"}
 POSITIONS = (0, 50, 100, 200, 400, 800, 1600)
 COUNTS = (0, 1, 10, 100, 1000, 10_000)
+PHRASES = {"frequency": "words found {} in the training text", "recall": "“{}”", "names": "“{}”"}
 
 
 # ---------------------------------------------------------------- text to words
@@ -71,7 +74,7 @@ def split_words(documents: Iterable[str]) -> Words:
     Raises: ValueError if there is no word at all.
     """
     pieces, owner, lengths = [], [], []
-    for number, document in enumerate(map(evaluation._strip, documents)):
+    for number, document in enumerate(map(strip_newlines, documents)):
         found = _pieces(document)
         pieces += found
         owner += [number] * len(found)
@@ -110,12 +113,22 @@ def word_nats(model, tok, documents: Sequence[str], words: Words, *, batch_size:
     Raises: ValueError if the tokens do not spell the documents.
     """
     losses = token_losses(model, tok, documents, batch_size=batch_size)
-    texts = [evaluation._strip(document) for document in documents]
-    per_byte = [np.empty(0)]
-    for text, ids, nats in zip(texts, tok.encode_batch(texts, bos=False), losses):
-        sizes = token_sizes(tok, ids, text.encode())
-        per_byte.append(np.repeat(nats.double().numpy() / np.maximum(sizes, 1), sizes))
-    return np.add.reduceat(np.concatenate(per_byte), words.starts)
+    return nats_of_words(tok, documents, words, np.concatenate([x.double().numpy() for x in losses]))
+
+
+def nats_of_words(tok, documents: Sequence[str], words: Words, nats: np.ndarray) -> np.ndarray:
+    """The nats of all text tokens of the documents, (tokens,), shared out to the words: (W,). Raises as `word_nats`."""
+    sizes = text_sizes(tok, documents)
+    per_byte = np.repeat(nats / np.maximum(sizes, 1), sizes)
+    return np.add.reduceat(per_byte, words.starts)
+
+
+def text_sizes(tok, documents: Sequence[str]) -> np.ndarray:
+    """Of how many bytes each text token of the documents stands, all documents one after another: (tokens,)."""
+    texts = [strip_newlines(document) for document in documents]
+    ids = tok.encode_batch(texts, bos=False)
+    found = [token_sizes(tok, own, text.encode()) for text, own in zip(texts, ids)]
+    return np.concatenate([np.empty(0, dtype=np.int64), *found])
 
 
 def token_sizes(tok, ids: Sequence[int], text: bytes) -> np.ndarray:
@@ -153,17 +166,20 @@ def token_sizes(tok, ids: Sequence[int], text: bytes) -> np.ndarray:
 # ---------------------------------------------------------------- ways to sort the words
 
 
-def sortings(words: Words, counts: Counter) -> dict[str, tuple[list[str], np.ndarray]]:
+def sortings(words: Words, counts: Counter | None) -> dict[str, tuple[list[str], np.ndarray]]:
     """Each way to sort the words: name -> labels, and of each word the number of its label (W,).
 
-    counts: how often words stand in the training text, from `word_counts`.
+    counts: how often words stand in the training text, from `word_counts`; None leaves "frequency" out.
     """
     quarters = np.minimum(4 * words.places // words.lengths[words.document], 3)
-    seen = np.array([counts[word] for word in words.texts])
-    return {
+    found = {
         "position": (_ranges(POSITIONS, "bytes"), np.searchsorted(POSITIONS, words.places, side="right") - 1),
         "quarter": (["first quarter", "second quarter", "third quarter", "last quarter"], quarters),
-        "frequency": (_ranges(COUNTS, "times", "never"), np.searchsorted(COUNTS, seen, side="right") - 1),
+    }
+    if counts is not None:
+        seen = np.array([counts[word] for word in words.texts])
+        found["frequency"] = (_ranges(COUNTS, "times", "never"), np.searchsorted(COUNTS, seen, side="right") - 1)
+    return found | {
         "recall": (["pair seen before", "word seen before", "new word", "punctuation"], _recall(words)),
         "names": (["name, first mention", "name, again", "other word", "punctuation"], _names(words)),
     }
@@ -220,7 +236,54 @@ def _inner_capitals(words: Words) -> np.ndarray:
     return np.array(found)
 
 
-# ---------------------------------------------------------------- two models
+# ---------------------------------------------------------------- sums, and their differences
+
+
+def kind_sums(nats: np.ndarray, words: Words, labels: Sequence[str], codes: np.ndarray) -> dict[str, dict]:
+    """For each kind of word that the text holds: how many `words`, and by document the `bytes` and `nats` of these.
+
+    nats: of each word, (W,).  codes: which label each word has, (W,).
+    """
+    found = {}
+    for code, label in enumerate(labels):
+        mask = codes == code
+        if mask.any():
+            sizes, own = words.per_document(words.sizes * mask), words.per_document(nats * mask)
+            found[label] = {"words": int(mask.sum()), "bytes": sizes.astype(int).tolist(), "nats": own.tolist()}
+    return found
+
+
+def kinds_difference(a: Sequence[dict], b: Sequence[dict], **options) -> list[dict]:
+    """One row for each kind of word, from the `kind_sums` of each run of A and of B for the same words.
+
+    options: of `paired_difference`.
+    A row holds `label`, `words`, `share` (of the bytes), `a` and `b` (bits per byte of these words), the difference
+    with its interval, and `contribution`: its part of the whole difference, in bits per byte of the whole text.
+    """
+    total = sum(sum(kind["bytes"]) for kind in a[0].values())
+    rows = []
+    for label, kind in a[0].items():
+        sizes = np.array(kind["bytes"])
+        nats = [np.array([run[label]["nats"] for run in runs]) for runs in (a, b)]  # (runs, documents)
+        found, share = paired_difference(*nats, sizes, **options), float(sizes.sum() / total)
+        bits = [float(x.mean(0).sum() / math.log(2) / sizes.sum()) for x in nats]
+        rows.append(
+            {"label": label, "words": kind["words"], "share": share, "a": bits[0], "b": bits[1]}
+            | found
+            | {"contribution": found["difference"] * share}
+        )
+    return rows
+
+
+def sort_difference(
+    nats_a: np.ndarray, nats_b: np.ndarray, words: Words, labels: Sequence[str], codes: np.ndarray, **options
+) -> list[dict]:
+    """`kinds_difference` of nats of words: nats_a, nats_b (runs, W); labels, codes as from `sortings`."""
+    sums = ([kind_sums(run, words, labels, codes) for run in runs] for runs in (nats_a, nats_b))
+    return kinds_difference(*sums, **options)
+
+
+# ---------------------------------------------------------------- two saved models
 
 
 def breakdown(
@@ -238,64 +301,86 @@ def breakdown(
 ) -> dict:
     """The difference of two saved models, bits per byte of A minus those of B, by kinds of words.
 
-    text, documents, with_seeds: as in `compare`.  counts: of words in the training text; None counts A's own.
-    save: keep the result in A's evaluation.json; what is kept there is not computed again (not with own `counts`).
+    text, documents, with_seeds: as in `compare`.
+    counts: of words in the training text; None counts A's own. Where that text is not here, and nothing was kept that
+    was counted in it, the words are not sorted by frequency, and a warning says so.
+    save: keep the sums of each run in its evaluation.json; what is kept is not computed again (not with own `counts`).
     Returns {"protocol", "a", "b", "text", "fingerprint", "documents", "level", "whole", "by"}: `whole` as from
-    `paired_difference`; `by` holds for each way to sort the words the rows of `sort_difference`.
+    `paired_difference`; `by` holds for each way to sort the words the rows of `kinds_difference`.
     """
-    label, texts = choose_documents(a, text, documents)
-    runs = [run for name in (a, b) for run in next(iter(find_runs([name], with_seeds).values()))]
-
-    def compute() -> dict:
-        words = split_words(texts)
-        nats = [family_word_nats(name, texts, words, with_seeds) for name in (a, b)]
-        options = {"level": level, "seed": seed, "weights": draw_documents(len(texts), resamples, seed)}
-        sorted_words = sortings(words, training_counts(a) if counts is None else counts)
-        by = {
-            name: sort_difference(*nats, words, labels, codes, **options)
-            for name, (labels, codes) in sorted_words.items()
-        }
-        whole = paired_difference(*(_by_document(x, words) for x in nats), words.lengths, **options)
-        return {"text": label, "documents": len(texts), "whole": whole, "by": by}
-
-    key = {
-        "protocol": PROTOCOL, "weights": [weights_of(run.folder) for run in runs], "a": Path(a).name,
-        "b": Path(b).name, "fingerprint": documents_fingerprint(texts), "level": level, "resamples": resamples,
-        "seed": seed,
+    families = [next(iter(find_runs([name], with_seeds).values())) for name in (a, b)]
+    folders = [[run.folder for run in runs] for runs in families]
+    chosen, sums = word_sums(folders, text, documents, counted=a, counts=counts, save=save)
+    first = next(iter(sums[0][0].values()))  # any way to sort is complete
+    sizes = np.sum([kind["bytes"] for kind in first.values()], axis=0)
+    nats = [np.array([_all_nats(kinds) for kinds in runs]) for runs in sums]
+    options = {"level": level, "seed": seed, "weights": draw_documents(len(sizes), resamples, seed)}
+    by = {name: kinds_difference(*([kinds[name] for kinds in r] for r in sums), **options) for name in sums[0][0]}
+    return {
+        "protocol": PROTOCOL, "a": Path(a).name, "b": Path(b).name, "text": chosen.name,
+        "fingerprint": chosen.fingerprint, "documents": len(sizes), "level": level, "resamples": resamples,
+        "seed": seed, "whole": paired_difference(*nats, sizes, **options), "by": by,
     }  # fmt: skip
-    return key | compute() if counts is not None else kept(a, "breakdown", key, compute, save=save)
 
 
-def sort_difference(
-    nats_a: np.ndarray, nats_b: np.ndarray, words: Words, labels: Sequence[str], codes: np.ndarray, **options
-) -> list[dict]:
-    """One row for each kind of word that the text holds.
+def _all_nats(kinds: dict[str, dict]) -> np.ndarray:
+    """What each document costs, from the sums of its words: (documents,)."""
+    return np.sum([kind["nats"] for kind in next(iter(kinds.values())).values()], axis=0)
 
-    nats_a, nats_b: (runs, W).  codes: (W,), which label each word has.  options: of `paired_difference`.
-    A row holds `label`, `words`, `share` (of the bytes), `a` and `b` (bits per byte of these words), the difference
-    with its interval, and `contribution`: its part of the whole difference, in bits per byte of the whole text.
+
+def word_sums(
+    families: Sequence[Sequence[Path]],
+    text: str,
+    documents: int,
+    *,
+    counted: str | Path,
+    counts: Counter | None = None,
+    save: bool = False,
+) -> tuple[Text, list[list[dict]]]:
+    """The text, and for each run of each family the `kind_sums` of each way to sort its words, kept or computed.
+
+    counted: the model in whose training text frequencies are counted, unless `counts` are given.
     """
-    rows = []
-    for code, label in enumerate(labels):
-        mask = codes == code
-        if not mask.any():
-            continue
-        sizes = words.per_document(words.sizes * mask)
-        a, b = (_by_document(nats * mask, words) for nats in (nats_a, nats_b))
-        found = paired_difference(a, b, sizes, **options)
-        share = sizes.sum() / words.lengths.sum()
-        bits = [float(x.mean(0).sum() / math.log(2) / sizes.sum()) for x in (a, b)]
-        rows.append(
-            {"label": label, "words": int(mask.sum()), "share": float(share), "a": bits[0], "b": bits[1]}
-            | found
-            | {"contribution": found["difference"] * float(share)}
-        )
-    return rows
+    folders = [folder for family in families for folder in family]
+    if counts is not None:
+        chosen = given_text(*choose_documents(folders[0], text, documents))
+        return chosen, [[_sums_of(folder, chosen, counts) for folder in family] for family in families]
+    record = read_run(counted).text_fingerprint or f"training text of {Path(counted).name}"
+    key = {"protocol": PROTOCOL, "counted_in": record}
+    try:
+        return _kept_sums(families, choose_text(folders, text, documents, "words", key), key, counted, save)
+    except FileNotFoundError as error:  # of the training text; if it is of the text itself, the next line says so
+        del key["counted_in"]
+        found = _kept_sums(families, choose_text(folders, text, documents, "words", key), key, None, save)
+        warnings.warn(f"words are not sorted by their frequency in the training text: {error}", stacklevel=3)
+        return found
 
 
-def _by_document(nats: np.ndarray, words: Words) -> np.ndarray:
-    """(runs, W) -> (runs, documents)"""
-    return np.stack([words.per_document(run) for run in nats])
+def _kept_sums(families, chosen: Text, key: dict, counted: str | Path | None, save: bool) -> tuple[Text, list]:
+    """The answer of `word_sums`; without a model whose training text is `counted`, frequencies are left out."""
+
+    def of(folder: Path) -> dict:
+        own = key | {"fingerprint": chosen.fingerprint, "weights": weights_of(folder)}
+
+        def compute() -> dict:
+            counts = None if counted is None else training_counts(counted)
+            return {"counted_in": None} | own | {"text": chosen.name, "kinds": _sums_of(folder, chosen, counts)}
+
+        kinds = kept(folder, "words", own, compute, save=save)["kinds"]
+        return kinds if counted is not None else {name: own for name, own in kinds.items() if name != "frequency"}
+
+    return chosen, [[of(folder) for folder in family] for family in families]
+
+
+def _sums_of(folder: Path, text: Text, counts: Counter | None) -> dict[str, dict]:
+    """The `kind_sums` of each way to sort a text's words, under a saved model; nats to 2 decimals, to be kept."""
+    texts, tok = text.read(), load_model(folder)[1]
+    words = split_words(texts)
+    nats = nats_of_words(tok, texts, words, predictions_of(folder, texts).nats)
+    found = {name: kind_sums(nats, words, *sorting) for name, sorting in sortings(words, counts).items()}
+    for kind in (kind for kinds in found.values() for kind in kinds.values()):
+        kind["nats"] = [round(x, 2) or 0 for x in kind["nats"]]
+    return found
 
 
 def family_word_nats(name: str | Path, texts: Sequence[str], words: Words, with_seeds: bool = True) -> np.ndarray:
@@ -304,21 +389,15 @@ def family_word_nats(name: str | Path, texts: Sequence[str], words: Words, with_
     return np.stack([word_nats(*load_model(run.folder)[:2], texts, words) for run in runs])
 
 
+_counted: dict[str, Counter] = {}  # by the text's fingerprint: a big text is read once
+
+
 def training_counts(name: str | Path) -> Counter:
-    """How often each word stands in the text that a saved model was trained on. Raises as `open_source`."""
-    return word_counts(training_source(name).documents("train"))
-
-
-def training_source(name: str | Path):
-    """The text that a saved model was trained on, a `lab.data.Source`.
-
-    Raises: FileNotFoundError if the model's folder does not say which, or if it isn't there.
-    """
-    from lab.data import open_source
-
-    config = read_json(model_folder(name) / "train_config.json")
-    limit = {"limit_bytes": config["dataset_limit"]} if "dataset_limit" in config else {}
-    return open_source(config["dataset"], valid_dataset=config.get("valid_dataset", ""), **limit)
+    """How often each word stands in the text that a saved model was trained on. Raises as `training_documents`."""
+    fingerprint, documents = training_documents(name)
+    if fingerprint not in _counted:
+        _counted[fingerprint] = word_counts(documents)
+    return _counted[fingerprint]
 
 
 def story_difference(a: str | Path, b: str | Path, story: str, *, with_seeds: bool = True) -> dict:
@@ -328,8 +407,24 @@ def story_difference(a: str | Path, b: str | Path, story: str, *, with_seeds: bo
     """
     words = split_words([story])
     bits = [family_word_nats(name, [story], words, with_seeds).mean(0) / math.log(2) for name in (a, b)]
-    pieces = _pieces(evaluation._strip(story))
+    pieces = _pieces(strip_newlines(story))
     return {"a": Path(a).name, "b": Path(b).name, "pieces": pieces, "bits_a": list(bits[0]), "bits_b": list(bits[1])}
+
+
+def findings(found: dict) -> list[str]:
+    """In words: for each way to sort words by what they are, where each of the two is ahead most, beyond noise."""
+    lines = []
+    for name, sign in ((found["a"], -1), (found["b"], 1)):
+        for sorting, phrase in PHRASES.items():
+            rows = [r for r in found["by"].get(sorting, []) if r["told_apart"] and sign * r["difference"] > 0]
+            best = max(rows, key=lambda row: abs(row["difference"]), default=None)
+            lines += [] if best is None else [_finding(name, best, phrase)]
+    return lines or ["on no kind of words is either better beyond noise"]
+
+
+def _finding(name: str, row: dict, phrase: str) -> str:
+    figure = f"{abs(row['difference']):.4f} ± {row['half_width']:.4f} bits per byte"
+    return f"{name} is better by {figure} on {phrase.format(row['label'])}: {row['share']:.1%} of the text"
 
 
 def table(found: dict):

@@ -11,8 +11,8 @@ Intervals come from documents drawn anew (see lab/compare_models.py).
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,75 +20,34 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lab import evaluation, ngram
-from lab.breakdown import training_source
-from lab.compare_models import choose_documents, draw_documents, find_runs, kept, symmetric_width, weights_of, widen
-from lab.evaluation import LOGITS_AT_ONCE, TOP, documents_fingerprint
+from lab import ngram
+from lab.compare_models import draw_documents, find_runs, symmetric_width, widen
+from lab.evaluation import TOP
+from lab.kept import (
+    Text,
+    choose_text,
+    documents_fingerprint,
+    find_records,
+    keep,
+    kept,
+    training_documents,
+    weights_of,
+)  # fmt: skip
 from lab.plots import Run
 from lab.saving import load_model
+from lab.scoring import Predictions, predict, predictions_of, strip_newlines
 
 PROTOCOL = 1  # rises whenever the same model and text would get another figure
 BINS = 15  # as in Guo et al. 2017
 ROWS_AT_ONCE = 512  # n-gram distributions held at a time
-
-
-# ---------------------------------------------------------------- what a model thought at each token
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a model predicted at each text token, all documents one after another; arrays (tokens,)."""
-
-    nats: np.ndarray  # what the true token cost
-    above: np.ndarray  # how many tokens the model held to be likelier than the true one
-    level: np.ndarray  # how many it held to be equally likely, the true one included
-    confidence: np.ndarray  # probability of its best guess
-    entropy: np.ndarray  # of its whole distribution, in nats
-    document: np.ndarray  # number of the document
-
-    def hits(self, k: int) -> np.ndarray:
-        """Whether the true token is among the k likeliest; among equals, the share of their orders in which it is."""
-        return np.clip((k - self.above) / self.level, 0, 1)
-
-
-def predict(model: nn.Module, tok, documents: Iterable[str], *, batch_size: int = 16) -> Predictions:
-    """Runs the model over the documents by the protocol of lab/evaluation.py; `batch_size` changes no figure."""
-    from inference import eval_mode
-
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1")
-    ids = evaluation._encode(tok, documents)
-    windows = sorted(evaluation._windows(ids, model.cfg.max_seq_len), key=len, reverse=True)
-    columns = np.empty((5, sum(map(len, windows))))
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with eval_mode(model), torch.no_grad():
-        for i in range(0, len(windows), batch_size):
-            batch = windows[i : i + batch_size]
-            places = np.concatenate([np.arange(w.place, w.place + len(w)) for w in batch])
-            columns[:, places] = _predict_batch(model, batch, device)
-    owner = np.repeat(np.arange(len(ids)), [len(document) - 1 for document in ids])
-    return Predictions(*columns, owner)
-
-
-def _predict_batch(model: nn.Module, batch: list[evaluation.Window], device: torch.device) -> np.ndarray:
-    """The five columns of `Predictions` for the real tokens of a batch of windows, the longest first: (5, N)."""
-    width = len(batch[0])
-    padded = torch.tensor([w.tokens + [0] * (width - len(w)) for w in batch], device=device)  # (B, T+1)
-    lengths = torch.tensor([len(w) for w in batch], device=device)
-    real = torch.arange(width, device=device) < lengths[:, None]  # (B, T)
-    features, targets = model.features(padded[:, :-1])[real], padded[:, 1:][real]  # (N, D), (N,)
-    rows = max(1, LOGITS_AT_ONCE["cpu" if device.type == "cpu" else "other"] // model.cfg.vocab_size)
-    pieces = [_columns(model.head(f).float(), t) for f, t in zip(features.split(rows), targets.split(rows))]
-    return torch.cat(pieces, dim=1).cpu().numpy()
-
-
-def _columns(logits: Tensor, targets: Tensor) -> Tensor:
-    """Logits (N, V) and targets (N,) to loss, rank, equals, confidence and entropy: (5, N) float64."""
-    losses, above, level = evaluation._compare(logits, targets)
-    log_p = logits.log_softmax(-1)
-    p = log_p.exp()
-    entropy = -torch.where(p > 0, p * log_p, 0).sum(-1)
-    return torch.stack([column.double() for column in (losses, above, level, p.amax(-1), entropy)])
+TABLE = {  # key -> (heading, how a figure is written)
+    "bits_per_byte": ("bits per byte", "{:.4f}"),
+    **{f"top{k}": (f"top-{k}", "{:.1%}") for k in TOP},
+    "nats_per_token": ("nats/token", "{:.3f}"),
+    "entropy": ("entropy", "{:.3f}"),
+    "beyond_expected": ("nats - entropy", "{:+.3f}"),
+    "calibration_error": ("calibration error", "{:.3f}"),
+}
 
 
 # ---------------------------------------------------------------- scores
@@ -111,6 +70,7 @@ def calibration(
         top1 ... top10        share of tokens that are among the k likeliest
         nats_per_token        what the true tokens cost
         entropy               what the model expected them to cost, nats per token: equal where it is calibrated
+        beyond_expected       nats_per_token - entropy: above 0 for a model that is too sure of itself
         bits_per_byte         as in lab/evaluation.py
         calibration_error     sum over bins of share * |accuracy - confidence|, of the best guesses. Source: Guo et al.
                               2017, arXiv 1706.04599, eq. 3. Never below 0, so that noise alone makes it a little larger
@@ -119,15 +79,28 @@ def calibration(
     Raises: ValueError if there is no text, or fewer than two documents.
     """
     documents = list(documents)
+    found = predict(model, tok, documents, batch_size=batch_size)
+    return calibration_of(found, documents, bins=bins, level=level, resamples=resamples, seed=seed)
+
+
+def calibration_of(
+    found: Predictions,
+    documents: Sequence[str],
+    *,
+    bins: int = BINS,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict:
+    """`calibration` from what a model thought at each token of the documents."""
     if len(documents) < 2 or bins < 1:
         raise ValueError(f"documents={len(documents)}, bins={bins}: at least 2 documents and 1 bin are needed")
-    found = predict(model, tok, documents, batch_size=batch_size)
     drawn = draw_documents(len(documents), resamples, seed)
-    tokens = np.bincount(found.document, minlength=len(documents)).astype(float)
-    num_bytes = np.array([len(evaluation._strip(document).encode()) for document in documents], dtype=float)
+    tokens = found.per_document(np.ones(len(found.nats)), len(documents))
+    num_bytes = np.array([len(strip_newlines(document).encode()) for document in documents], dtype=float)
 
     def score(values: np.ndarray, sizes: np.ndarray = tokens) -> dict:
-        return _ratio(np.bincount(found.document, values, len(documents)), sizes, drawn, level)
+        return ratio(found.per_document(values, len(documents)), sizes, drawn, level)
 
     error, rows = _reliability(found, len(documents), bins, drawn, level)
     return {
@@ -135,13 +108,17 @@ def calibration(
         "tokens": len(found.nats),
         **{f"top{k}": score(found.hits(k)) for k in TOP},
         "nats_per_token": score(found.nats), "entropy": score(found.entropy),
+        "beyond_expected": score(found.nats - found.entropy),
         "bits_per_byte": score(found.nats / math.log(2), num_bytes),
         "calibration_error": error, "bins": rows,
     }  # fmt: skip
 
 
-def _ratio(sums: np.ndarray, sizes: np.ndarray, drawn: np.ndarray, level: float) -> dict:
-    """Total over total, with its interval over documents: sums and sizes (documents,)."""
+def ratio(sums: np.ndarray, sizes: np.ndarray, drawn: np.ndarray, level: float) -> dict:
+    """Total over total, {"value", "half_width"}, with its interval over documents: sums and sizes (documents,).
+
+    drawn: from `draw_documents`; a resample in which all sizes are 0 says nothing and is left out.
+    """
     value = sums.sum() / sizes.sum()
     with np.errstate(invalid="ignore"):
         deviations = (drawn @ sums) / (drawn @ sizes) - value
@@ -164,7 +141,7 @@ def _reliability(found: Predictions, count: int, bins: int, drawn: np.ndarray, l
     rows = []
     for i in np.flatnonzero(tokens.sum(0)):
         n = tokens[:, i].sum()
-        accuracy = _ratio(right[:, i], tokens[:, i], drawn, level)
+        accuracy = ratio(right[:, i], tokens[:, i], drawn, level)
         rows.append({
             "low": i / bins, "high": (i + 1) / bins, "share": float(n / tokens.sum()),
             "confidence": float(confidence[:, i].sum() / n), "accuracy": accuracy["value"],
@@ -208,8 +185,8 @@ def distributions(fitted: ngram.NGram, contexts: np.ndarray) -> np.ndarray:
     V = fitted.vocab_size
     p = np.full((len(contexts), V), 1 / V)
     for n, level in enumerate(fitted.levels, start=1):
-        own = ngram._pack(contexts[:, fitted.order - n :], V)  # the last n - 1 tokens
-        at, known = ngram._find(level.contexts, own)
+        own = ngram.pack(contexts[:, fitted.order - n :], V)  # the last n - 1 tokens
+        at, known = ngram.find(level.contexts, own)
         discounts = np.minimum(level.discounts * fitted.scale, [1.0, 2.0, 3.0])
         p *= np.where(known, level.kinds[at] @ discounts / level.totals[at], 1.0)[:, None]
         first, last = (np.searchsorted(level.keys, (own + i) * V) for i in (0, 1))  # a context's keys stand together
@@ -230,7 +207,7 @@ def fit_baselines(
     max_bytes: of text to count at most; the documents after that are left out.
     Raises: ValueError for an order that does not fit the vocabulary (see `ngram.fit`), or no text.
     """
-    texts = [evaluation._strip(text) for text in _first_bytes(documents, max_bytes)]
+    texts = [strip_newlines(text) for text in _first_bytes(documents, max_bytes)]
     if not texts:
         raise ValueError("documents: there is none to count n-grams in")
     ids = tok.encode_batch(texts, bos=True, eos=True)
@@ -265,53 +242,78 @@ def calibrate(
 ) -> dict[str, dict]:
     """`calibration` of saved models and of n-gram baselines, all on the same documents, by name.
 
-    A baseline is fitted on the training text of the first model of its tokenizer: "5-gram (bpe_2048)". Results hold
-    `text`, `tokenizer` and `baseline` beside the scores.  orders: of the baselines; () for none.
-    save: keep the results in the models' evaluation.json; what is kept there is not computed again.
-    options: for `calibration`.
+    text, documents: as in `compare`.  orders: of the baselines; () for none.
+    A baseline is fitted on the training text of the models of one tokenizer: "5-gram (bpe_2048)". Where that text is
+    not here and no baseline is kept, it is left out, and a warning says so. Beside the scores, results hold `text`,
+    `tokenizer` and `baseline` (True or False).
+    save: keep the results in the models' evaluation.json (a baseline in that of every model beside which it stands);
+    what is kept there is not computed again.  options: for `calibration_of`.
     """
-    label, texts = choose_documents(names[0], text, documents)
     runs = [run for members in find_runs(names, with_seeds).values() for run in members]
-    key = {"protocol": PROTOCOL, "fingerprint": documents_fingerprint(texts), "options": options}
-    results, first = {}, {}
+    key = {"protocol": PROTOCOL, "options": options}
+    chosen = choose_text([run.folder for run in runs], text, documents, "calibration", key)
+    key["fingerprint"] = chosen.fingerprint
+    results = {}
     for run in runs:
-        first.setdefault(run.tokenizer_fingerprint or run.name, run)
-        facts = {"text": label, "tokenizer": run.tokenizer, "baseline": False}
         own = key | {"weights": weights_of(run.folder)}
-        results[run.name] = kept(run.folder, "calibration", own, _scores_of(run, facts, texts, options), save=save)
-    for run in first.values():
+        results[run.name] = kept(run.folder, "calibration", own, _scores_of(run, chosen, options), save=save)
+    peers: dict[tuple, list[Run]] = {}
+    for run in runs:
+        peers.setdefault((run.tokenizer_fingerprint, run.text_fingerprint), []).append(run)
+    for alike in peers.values():
         for order in orders:
-            facts = {"text": label, "tokenizer": run.tokenizer, "baseline": True}
-            own = key | {"order": order, "trained_on": run.text_fingerprint}
-            compute = _scores_of(run, facts, texts, options, order)
-            name = f"{_name_of(order)} ({run.tokenizer})"
-            results[name] = kept(run.folder, "baselines", own, compute, save=save)
+            name = _baseline_name(alike[0], order, peers)
+            record = _baseline(alike, order, chosen, key, options, save)
+            results |= {name: record} if record is not None else {}
     return results
 
 
-def _scores_of(run: Run, facts: dict, texts: list[str], options: dict, order: int | None = None):
-    """A function that scores a saved model, or the n-gram model of that order under its tokenizer and training text."""
+def _scores_of(run: Run, text: Text, options: dict):
+    """A function that scores a saved model."""
 
     def compute() -> dict:
-        model, tok, _ = load_model(run.folder)
-        if order is not None:
-            (model,) = fit_baselines(tok, training_source(run.folder).documents("train"), [order]).values()
-        return facts | calibration(model, tok, texts, **options)
+        facts = {"text": text.name, "tokenizer": run.tokenizer, "baseline": False}
+        return facts | calibration_of(predictions_of(run.folder, text.read()), text.read(), **options)
 
     return compute
 
 
+def _baseline_name(run: Run, order: int, peers: dict[tuple, list[Run]]) -> str:
+    """ "5-gram (bpe_2048)", with the training text where models of that tokenizer were trained on several."""
+    several = sum(tokenizer == run.tokenizer_fingerprint for tokenizer, _ in peers) > 1
+    return f"{_name_of(order)} ({run.tokenizer}{f', {run.text}' if several else ''})"
+
+
+def _baseline(runs: list[Run], order: int, text: Text, key: dict, options: dict, save: bool) -> dict | None:
+    """The n-gram model of that order under the tokenizer and training text that these runs share, kept or computed.
+
+    None, with a warning, if a text that it needs is not here.
+    """
+    own = key | {"order": order, "trained_on": runs[0].text_fingerprint}
+    held = {run.folder: find_records(run.folder, "baselines", own) for run in runs}
+    record = next((records[0] for records in held.values() if records), None)
+    if record is None:
+        try:
+            (_, training), texts = training_documents(runs[0].folder), text.read()
+        except (OSError, ValueError) as error:
+            warnings.warn(f"the {_name_of(order)} baseline is left out: {error}", stacklevel=3)
+            return None
+        tok = load_model(runs[0].folder)[1]
+        (model,) = fit_baselines(tok, training, [order]).values()
+        facts = {"text": text.name, "tokenizer": runs[0].tokenizer, "baseline": True}
+        record = own | facts | calibration_of(predict(model, tok, texts), texts, **options)
+    for folder in (folder for folder, records in held.items() if save and not records):
+        keep(folder, "baselines", own, record)
+    return record
+
+
 def table(results: dict[str, dict]):
-    """The results of `calibrate` as a DataFrame: a row for each model, shares as fractions."""
+    """The results of `calibrate` as a DataFrame: a row for each model, each figure as text with its interval."""
     import pandas as pd
 
-    columns = {"bits_per_byte": "bits per byte", "nats_per_token": "nats/token", "entropy": "entropy"} | {
-        f"top{k}": f"top-{k}" for k in TOP
-    }
-    rows = {
-        name: {"tokenizer": result["tokenizer"]}
-        | {column: result[key]["value"] for key, column in columns.items()}
-        | {"calibration error": result["calibration_error"]["value"], "±": result["calibration_error"]["half_width"]}
-        for name, result in results.items()
-    }
-    return pd.DataFrame(rows).T.infer_objects()
+    rows = {name: {"tokenizer": result["tokenizer"]} for name, result in results.items()}
+    for name, result in results.items():
+        for key, (column, form) in TABLE.items():
+            score = result[key]
+            rows[name][column] = f"{form.format(score['value'])} ± {form.format(score['half_width']).lstrip('+')}"
+    return pd.DataFrame(rows).T

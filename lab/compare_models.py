@@ -29,22 +29,31 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lab import evaluation
-from lab.evaluation import documents_fingerprint, text_documents, token_losses
-from lab.files import read_json, write_json
+from lab.files import read_json
+from lab.kept import (
+    Text,
+    choose_text,
+    given_text,
+    kept,
+    own_validation,
+    read_section,  # noqa: F401 (offered from here, too)
+    text_documents,
+    weights_of,
+)  # fmt: skip
 from lab.plots import Run, read_run
-from lab.saving import list_models, load_model, model_folder
+from lab.saving import list_models, load_model
+from lab.scoring import predictions_of, strip_newlines
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-PROTOCOL = 1  # rises whenever the same models and text would get another figure
+PROTOCOL = 2  # rises whenever the same models and text would get another figure, or records another form
 MANY_SEEDS = 10  # from so many runs on, seeds are drawn anew; below, Student's t
 
 
@@ -73,7 +82,7 @@ def paired_difference(
     drawn = draw_documents(len(num_bytes), resamples, seed) if weights is None else weights
     estimate = _bits(a, num_bytes).mean() - _bits(b, num_bytes).mean()
     method = "documents" if len(a) == len(b) == 1 else "bootstrap" if min(len(a), len(b)) >= MANY_SEEDS else "t"
-    half = {"documents": _half_by_documents, "t": _half_by_t, "bootstrap": _half_by_bootstrap}[method]
+    half = {"documents": half_by_documents, "t": half_by_t, "bootstrap": half_by_bootstrap}[method]
     width = float(half(a, b, num_bytes, drawn, level, seed))
     return {
         "difference": float(estimate),
@@ -113,7 +122,7 @@ def _drawn_bits(nats: np.ndarray, num_bytes: np.ndarray, drawn: np.ndarray) -> n
         return (drawn @ nats.T) / math.log(2) / (drawn @ num_bytes)[:, None]
 
 
-def _half_by_documents(a, b, num_bytes, drawn, level, seed) -> float:
+def half_by_documents(a, b, num_bytes, drawn, level, seed) -> float:
     """Half the interval's width where documents are the only source of noise that can be seen."""
     difference = a.mean(0) - b.mean(0)
     estimate = difference.sum() / math.log(2) / num_bytes.sum()
@@ -122,7 +131,7 @@ def _half_by_documents(a, b, num_bytes, drawn, level, seed) -> float:
     )
 
 
-def _half_by_t(a, b, num_bytes, drawn, level, seed) -> float:
+def half_by_t(a, b, num_bytes, drawn, level, seed) -> float:
     """Student's t over the seeds' means, the documents' variance added (Welch 1947 for the degrees of freedom)."""
     difference = a.mean(0) - b.mean(0)
     of_documents = np.nanvar(_drawn_bits(difference[None], num_bytes, drawn)) * widen(len(num_bytes)) ** 2
@@ -140,7 +149,7 @@ def _half_by_t(a, b, num_bytes, drawn, level, seed) -> float:
     return t_quantile(level, freedom) * math.sqrt(total)
 
 
-def _half_by_bootstrap(a, b, num_bytes, drawn, level, seed) -> float:
+def half_by_bootstrap(a, b, num_bytes, drawn, level, seed) -> float:
     """Seeds and documents drawn anew; the deviations of drawn seeds are widened as `widen` says."""
     generator, resamples = np.random.default_rng((seed, 1)), len(drawn)
     estimates = []
@@ -192,7 +201,8 @@ def compare(
 ) -> dict:
     """Compares saved models on the same documents; returns a dict that JSON can hold.
 
-    text: a path, or a name as in `text_documents`; "auto" is the validation text of the first model's training.
+    text: a path, or a name as in `text_documents`, of which the first `documents` are taken. "auto" is the text that
+    all these models were scored on already, which need not be here, else the validation text of the first's training.
     with_seeds: add each model's further runs (`name-seed2`, ...) from the same folder.
     save: keep what each document cost in the models' evaluation.json; what is kept there is never computed again.
     Returns {"protocol", "text", "fingerprint", "documents", "bytes", "level", "models", "pairs"}:
@@ -203,13 +213,14 @@ def compare(
     Raises: ValueError if fewer than two documents or no model is given; FileNotFoundError for one that isn't there.
     """
     families = find_runs(names, with_seeds)
-    label, texts = choose_documents(names[0], text, documents)
-    num_bytes = np.array([len(evaluation._strip(t).encode()) for t in texts])
+    folders = [run.folder for runs in families.values() for run in runs]
+    chosen = choose_text(folders, text, documents, "documents", {"protocol": PROTOCOL})
     first = next(iter(families.values()))[0]
     nats, models = {}, {}
     for family, runs in families.items():
-        records = [document_nats(run.folder, texts, label, save=save, progress=progress) for run in runs]
+        records = [_document_record(run.folder, chosen, save, progress) for run in runs]
         nats[family] = np.array([record["nats"] for record in records])
+        num_bytes = np.array(records[0]["bytes"])  # the same for all: they are of the text
         models[family] = {
             "runs": [run.name for run in runs],
             "bits_per_byte": float(_bits(nats[family], num_bytes).mean()),
@@ -219,16 +230,16 @@ def compare(
             "marks": _marks(runs, first, records),
         }
     models = dict(sorted(models.items(), key=lambda item: item[1]["bits_per_byte"]))
-    drawn = draw_documents(len(texts), resamples, seed)
+    drawn = draw_documents(len(num_bytes), resamples, seed)
     order = list(models)
     pairs = []
     for i, a in enumerate(order):
         for b in order[i + 1 :]:
             found = paired_difference(nats[a], nats[b], num_bytes, level=level, seed=seed, weights=drawn)
             pairs.append({"a": a, "b": b, **found, "sentence": sentence(a, b, found, level)})
-    _rank(models, pairs)
+    rank_models(models, pairs)
     return {
-        "protocol": PROTOCOL, "text": label, "fingerprint": documents_fingerprint(texts), "documents": len(texts),
+        "protocol": PROTOCOL, "text": chosen.name, "fingerprint": chosen.fingerprint, "documents": len(num_bytes),
         "bytes": int(num_bytes.sum()), "level": level, "resamples": resamples, "models": models, "pairs": pairs,
     }  # fmt: skip
 
@@ -249,63 +260,35 @@ def find_runs(names: Sequence[str | Path], with_seeds: bool = True) -> dict[str,
 
 
 def choose_documents(first: str | Path, text: str, documents: int) -> tuple[str, list[str]]:
-    """Name and documents of the text that all models are compared on; "auto": as `compare` says."""
-    return evaluation._own_validation(first, documents) if text == "auto" else text_documents(text, documents)
+    """Name and documents of a text, which must be here; "auto": the validation text of the first model's training."""
+    return own_validation(first, documents) if text == "auto" else text_documents(text, documents)
 
 
 def document_nats(
     name: str | Path, documents: Sequence[str], label: str, *, save: bool = False, progress: bool = False
 ) -> dict:
-    """What each document costs a saved model: {"text", "nats": [...], "unknown_tokens", ...}, kept or computed."""
+    """What each document costs a saved model: {"text", "nats": [...], "bytes": [...], "unknown_tokens", ...}.
 
-    def compute() -> dict:
-        model, tok, _ = load_model(name)
-        losses = token_losses(model, tok, documents, progress=progress)
-        ids = tok.encode_batch([evaluation._strip(document) for document in documents], bos=False)
-        unknown = sum(document.count(tok.unk_id) for document in ids)
-        return {"text": label, "nats": [round(x.double().sum().item(), 4) for x in losses], "unknown_tokens": unknown}
-
-    key = {"protocol": PROTOCOL, "fingerprint": documents_fingerprint(documents), "weights": weights_of(name)}
-    return kept(name, "documents", key, compute, save=save)
-
-
-# ---------------------------------------------------------------- what evaluation.json keeps
-
-
-def kept(name: str | Path, section: str, key: dict, compute: Callable[[], dict], *, save: bool) -> dict:
-    """A record of a model's evaluation.json, or, where it has none for this key, what `compute` returns, and the key.
-
-    section: the list in the file that holds such records, beside "protocol" and "results" of lab/evaluation.py.
-    key: what the record depends on, as JSON holds it; "protocol" and "weights" belong in it.
-    save: write a computed record, in place of one that differs in protocol or weights only. All else in the file stays.
+    Kept or computed; nats are rounded to 4 decimals, which moves no comparison of a hundred bytes by 1e-5.
     """
-    records = read_section(name, section)
-    for record in records:
-        if _matches(record, key):
-            return record
-    record = key | compute()
-    if save:
-        subject = {k: v for k, v in key.items() if k not in ("protocol", "weights")}
-        others = [other for other in records if not _matches(other, subject)]
-        path = model_folder(name) / "evaluation.json"
-        content = read_json(path) if path.is_file() else {"protocol": evaluation.PROTOCOL, "results": []}
-        write_json(path, {**content, section: [*others, record]})
-    return record
+    return _document_record(name, given_text(label, documents), save, progress)
 
 
-def read_section(name: str | Path, section: str) -> list[dict]:
-    """The records under one key of a model's evaluation.json, [] where there are none."""
-    path = model_folder(name) / "evaluation.json"
-    return read_json(path).get(section, []) if path.is_file() else []
+def _document_record(name: str | Path, text: Text, save: bool, progress: bool) -> dict:
+    def compute() -> dict:
+        texts, tok = [strip_newlines(document) for document in text.read()], load_model(name)[1]
+        found = predictions_of(name, text.read(), progress=progress)
+        ids = tok.encode_batch(texts, bos=False)
+        return {
+            "text": text.name,
+            "documents": len(texts),
+            "unknown_tokens": sum(document.count(tok.unk_id) for document in ids),
+            "bytes": [len(document.encode()) for document in texts],
+            "nats": [round(nats, 4) for nats in found.per_document(found.nats, len(texts)).tolist()],
+        }
 
-
-def _matches(record: dict, key: dict) -> bool:
-    return all(record.get(field) == value for field, value in key.items())
-
-
-def weights_of(name: str | Path) -> str | None:
-    """The fingerprint of a saved model's weights, as evaluation.json quotes it."""
-    return evaluation._fingerprint_of_weights(name)
+    key = {"protocol": PROTOCOL, "fingerprint": text.fingerprint, "weights": weights_of(name)}
+    return kept(name, "documents", key, compute, save=save)
 
 
 def _marks(runs: list[Run], first: Run, records: list[dict]) -> list[str]:
@@ -315,10 +298,18 @@ def _marks(runs: list[Run], first: Run, records: list[dict]) -> list[str]:
         marks.append(f"other tokenizer ({runs[0].tokenizer or 'not recorded'})")
     if runs[0].text_fingerprint != first.text_fingerprint:
         marks.append(f"trained on other text ({runs[0].text or 'not recorded'})")
+    tokens, others = (_tokens_seen(run) for run in (runs[0], first))
+    if tokens and others and abs(tokens - others) > 0.01 * others:
+        marks.append(f"saw {tokens / 1e6:.1f} M tokens in training, not {others / 1e6:.1f} M")
     unknown = max(record["unknown_tokens"] for record in records)
     if unknown:
         marks.append(f"flattered: its tokenizer cannot spell {unknown:,} tokens of this text")
     return marks
+
+
+def _tokens_seen(run: Run) -> int | None:
+    path = run.folder / "run.json"
+    return read_json(path).get("tokens_seen") if path.is_file() else None
 
 
 # ---------------------------------------------------------------- in words, and as a ranking
@@ -339,7 +330,7 @@ def sentence(a: str, b: str, found: dict, level: float = 0.95) -> str:
     return f"{better} is better than {worse} by {figure}"
 
 
-def _rank(models: dict[str, dict], pairs: list[dict]) -> None:
+def rank_models(models: dict[str, dict], pairs: list[dict]) -> None:
     """Adds to each model the ranks that noise leaves open and the letters of its groups."""
     better: Counter = Counter()
     worse: Counter = Counter()
@@ -418,4 +409,7 @@ def notes(result: dict) -> list[str]:
     alone = [name for name, model in result["models"].items() if len(model["runs"]) == 1]
     if alone:
         lines.append(f"One run only, so that its seed's luck is not known: {', '.join(alone)}.")
-    return lines + [f"{name}: {'; '.join(m['marks'])}." for name, m in result["models"].items() if m["marks"]]
+    marked: dict[str, list[str]] = {}
+    for name, model in result["models"].items():
+        marked.setdefault("; ".join(model["marks"]), []).append(name)
+    return lines + [f"{', '.join(names)}: {marks}." for marks, names in marked.items() if marks]

@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lab.costs import COLUMNS, unbeaten
-from lab.plots import PALETTE, STYLE, _short
+from lab.plots import PALETTE, STYLE, family_of, short_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+ALONE = "°"  # beside an interval that seeds had no part in
 NOISE = "#8C8C8C"  # colour of what noise could explain
 GOOD, BAD = PALETTE[0], PALETTE[1]  # A better, B better
 HEADINGS = {
@@ -59,30 +60,50 @@ def _title(figure: Figure, title: str, lines: Sequence[str] = (), width: int = 1
 def plot_ranking(result: dict) -> Figure:
     """Bits per byte of each model of a comparison: a dot per run, a bar at the mean, the ranks that noise leaves open.
 
-    Thick grey bars on one line mark models of which no two can be told apart.
+    `behind the first`: the difference from the model in the first row, with its interval. Thick grey bars on one line
+    mark models of which no two can be told apart.
     """
     from lab.compare_models import notes
 
     models = result["models"]
+    behind = {pair["b"]: pair for pair in result["pairs"] if pair["a"] == next(iter(models))}
     count = len(models)
-    figure, ((ax, side),) = _figure(9.5, 1.9 + 0.42 * count, 1, 2, sharey=True, gridspec_kw={"width_ratios": (5, 2)})
-    for row, model in enumerate(models.values()):
+    figure, ((ax, side),) = _figure(9.5, 1.9 + 0.42 * count, 1, 2, sharey=True, gridspec_kw={"width_ratios": (4, 3)})
+    for row, (name, model) in enumerate(models.items()):
         ax.plot(model["each_run"], [row] * len(model["each_run"]), "o", color=GOOD, alpha=0.6, markeredgewidth=0)
         ax.plot([model["bits_per_byte"]] * 2, [row - 0.3, row + 0.3], color="black", linewidth=1.4)
         best, worst = model["rank"]
         rank = f"{best}" if best == worst else f"{best}–{worst}"
         side.text(0.0, row, f"{model['bits_per_byte']:.4f}", va="center", fontsize=9)
-        side.text(0.36, row, rank, va="center", fontsize=9)
+        if name in behind:
+            distance = f"+{-behind[name]['difference']:.4f} ± {behind[name]['half_width']:.4f}" + _mark(behind[name])
+            side.text(0.19, row, distance, va="center", fontsize=9)
+        side.text(0.62, row, rank, va="center", fontsize=9)
     _draw_groups(side, [model["group"] for model in models.values()])
-    for place, heading in ((0.0, "mean"), (0.36, "rank"), (0.6, "not told apart")):
+    for place, heading in ((0.0, "mean"), (0.19, "behind the first"), (0.62, "rank"), (0.75, "not told apart")):
         side.text(place, -0.75, heading, va="bottom", fontsize=8.5, color="#444444")
     side.set_xlim(0, 1)
     side.axis("off")
     ax.set_yticks(range(count), [_marked(name, model) for name, model in models.items()], parse_math=False)
     ax.set_ylim(count - 0.5, -0.6)
     ax.set_xlabel("bits per byte (lower is better): a dot per run, a bar at their mean")
-    _title(figure, "Which is better", notes(result))
+    lines = [f"{ALONE} one run of each of the two: noise of documents only"] if any(map(_mark, behind.values())) else []
+    _title(figure, _headline(models), notes(result) + lines, width=130)
     return figure
+
+
+def _mark(pair: dict) -> str:
+    return f" {ALONE}" if pair["method"] == "documents" else ""
+
+
+def _headline(models: dict[str, dict]) -> str:
+    """Which model is ahead, or those among which noise leaves that open."""
+    first = [name for name, model in models.items() if model["rank"][0] == 1]
+    if len(models) == 1:
+        return first[0]
+    if len(first) == 1:
+        return f"{first[0]} is ahead of the others, beyond noise"
+    return f"{' or '.join(first)}: noise leaves open which is ahead"
 
 
 def _draw_groups(ax: Axes, groups: Sequence[str]) -> None:
@@ -90,7 +111,7 @@ def _draw_groups(ax: Axes, groups: Sequence[str]) -> None:
     shared = [letter for letter in dict.fromkeys("".join(groups)) if sum(letter in group for group in groups) > 1]
     for i, letter in enumerate(shared):
         rows = [row for row, group in enumerate(groups) if letter in group]
-        place = 0.62 + 0.06 * i
+        place = 0.78 + 0.05 * i
         ax.plot([place] * 2, [rows[0], rows[-1]], color=NOISE, linewidth=1)
         for row in rows:
             ax.plot([place] * 2, [row - 0.3, row + 0.3], color=NOISE, linewidth=5, solid_capstyle="butt")
@@ -144,7 +165,7 @@ def _kinds(rows: list) -> list[str]:
 def _intervals(ax: Axes, rows: list[dict]) -> None:
     """A dot with its interval for each row, from top to bottom, coloured by what it says; its figures on the right."""
     for row, found in enumerate(rows):
-        colour = NOISE if not found["told_apart"] else GOOD if found["difference"] < 0 else BAD
+        colour = _colour(found)
         ax.errorbar(
             found["difference"], row, xerr=found["half_width"], fmt="o", color=colour, capsize=3, linewidth=1.6,
             markerfacecolor=colour if found["told_apart"] else "white",
@@ -152,6 +173,10 @@ def _intervals(ax: Axes, rows: list[dict]) -> None:
         _beside(ax, 1.02, row, f"{found['difference']:+.4f} ± {found['half_width']:.4f}", fontsize=8.5)
     ax.axvline(0, color="black", linewidth=1)
     ax.set_ylim(len(rows) - 0.5, -0.5)
+
+
+def _colour(found: dict) -> str:
+    return NOISE if not found["told_apart"] else GOOD if found["difference"] < 0 else BAD
 
 
 # ---------------------------------------------------------------- where the difference comes from
@@ -174,6 +199,8 @@ def plot_breakdown(found: dict, sortings: Sequence[str] = tuple(HEADINGS)) -> Fi
         ax.set_title(HEADINGS[name], loc="left", fontsize=9, weight="bold")
     limit = _common_reach([row for _, rows in panels for row in rows])
     axes[-1, 0].set_xlim(-limit, limit)
+    for (_, rows), ax in zip(panels, axes[:, 0]):
+        _mark_outside(ax, rows, limit)
     a, b = found["a"], found["b"]
     axes[-1, 0].set_xlabel(f"bits per byte, {a} minus {b} ({100 * found['level']:g} % intervals)", parse_math=False)
     whole = found["whole"]
@@ -186,6 +213,14 @@ def plot_breakdown(found: dict, sortings: Sequence[str] = tuple(HEADINGS)) -> Fi
         ],
     )
     return figure
+
+
+def _mark_outside(ax: Axes, rows: list[dict], limit: float) -> None:
+    """An arrowhead at the edge for each dot that lies beyond it."""
+    for place, row in enumerate(rows):
+        if abs(row["difference"]) > limit:
+            sign = math.copysign(1, row["difference"])
+            ax.plot(sign * limit, place, ">" if sign > 0 else "<", color=_colour(row), clip_on=False)
 
 
 def _percent(share: float) -> str:
@@ -211,7 +246,7 @@ def plot_story(found: dict, limit: float | None = None) -> Figure:
 
     differences = [a - b for a, b in zip(found["bits_a"], found["bits_b"])]
     limit = limit or max(sorted(map(abs, differences))[int(0.95 * (len(differences) - 1))], 1e-6)
-    lines = _wrap_story(found["pieces"])
+    lines = wrap_story(found["pieces"])
     width = STORY_COLUMNS * CHARACTER * STORY_POINTS / 72 + 0.4
     height = len(lines) * 1.75 * STORY_POINTS / 72
     figure, ((ax,),) = _figure(width, height + 1.4)
@@ -242,7 +277,7 @@ def plot_story(found: dict, limit: float | None = None) -> Figure:
     return figure
 
 
-def _wrap_story(pieces: Sequence[str]) -> list[list[tuple[int, str, int]]]:
+def wrap_story(pieces: Sequence[str]) -> list[list[tuple[int, str, int]]]:
     """Words in lines of at most STORY_COLUMNS characters: of each its column, its text and its number."""
     lines: list[list[tuple[int, str, int]]] = [[]]
     column = 0
@@ -260,6 +295,58 @@ def _wrap_story(pieces: Sequence[str]) -> list[list[tuple[int, str, int]]]:
             lines[-1].append((column, part, number))
             column += len(part)
     return [line for line in lines if line]
+
+
+# ---------------------------------------------------------------- where in the context
+
+
+def plot_positions(found: dict[str, dict], score: str = "bits_per_byte") -> Figure:
+    """The loss by how many tokens the model has seen before: a curve for each run, with intervals over documents.
+
+    found: from `loss_by_position`.  score: "bits_per_byte" or "nats_per_token". Seeds of a model share a colour.
+    Raises: ValueError for another score.
+    """
+    labels = {"bits_per_byte": "bits per byte", "nats_per_token": "loss (nats per token)"}
+    if score not in labels:
+        raise ValueError(f"score={score!r} is unknown; choose from {', '.join(labels)}")
+    families = list(dict.fromkeys(map(family_of, found)))
+    colours = _colours(families)
+    figure, ((ax,),) = _figure(8.5, 4.6)
+    for name, result in found.items():
+        rows = result["rows"]
+        middles = [math.sqrt(row["low"] * row["high"]) for row in rows]
+        ax.errorbar(
+            middles, [row[score]["value"] for row in rows], yerr=[row[score]["half_width"] for row in rows], fmt="o-",
+            color=colours[family_of(name)], markersize=4, linewidth=1.3, capsize=2, alpha=0.85,
+        )  # fmt: skip
+    widest = max((result["rows"] for result in found.values()), key=len)
+    ax.set_xscale("log", base=2)
+    ticks = [_range(row["low"], row["high"]) for row in widest]
+    ax.set_xticks([math.sqrt(row["low"] * row["high"]) for row in widest], ticks, fontsize=8.5)
+    ax.minorticks_off()
+    ax.set_xlabel("tokens of the text that the model has seen before the one it predicts, BOS counted")
+    ax.set_ylabel(labels[score])
+    counts = {family: sum(family_of(name) == family for name in found) for family in families}
+    names = [f"{family} ({count} seeds)" if count > 1 else family for family, count in counts.items()]
+    handles = [ax.plot([], [], "o-", color=colours[family], markersize=4)[0] for family in families]
+    figure.legend(handles, names, loc="outside lower left", ncols=3, frameon=False, fontsize=8.5)
+    _title(figure, "Loss by position in the context (intervals over documents)", _of_tokenizers(found), width=100)
+    return figure
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low}" if low == high else f"{low}–{high}"
+
+
+def _of_tokenizers(found: dict[str, dict]) -> list[str]:
+    """What must be said where runs have several tokenizers."""
+    runs: dict[str, dict[str, None]] = {}
+    for name, result in found.items():
+        runs.setdefault(result["tokenizer"] or "not recorded", {})[family_of(name)] = None
+    if len(runs) < 2:
+        return []
+    listed = "; ".join(f"{tokenizer}: {', '.join(names)}" for tokenizer, names in runs.items())
+    return [f"Different tokenizers ({listed}): as many tokens are not as much text, so compare curves of one only."]
 
 
 # ---------------------------------------------------------------- how sure a model is
@@ -327,6 +414,74 @@ def plot_accuracy(results: dict[str, dict]) -> Figure:
     return figure
 
 
+# ---------------------------------------------------------------- what it knows
+
+
+def plot_pairs(results: dict[str, dict], by: str | None = None) -> Figure:
+    """Minimal pairs: the share of right choices in each group, a dot per model with its 95 % interval.
+
+    results: model's name -> what `minimal_pairs` returned, for the same pairs.  by: the grouping, such as "UID"; None:
+    the pairs' "field" or "kind", if they have one. The first row is for all pairs. Grey: where guessing lies.
+    """
+    first = next(iter(results.values()))
+    by = by or next((name for name in ("field", "kind") if name in first["by"]), None)
+    rows = [(f"all ({first['count']:,})", results)]
+    for group, found in (first["by"][by] if by else {}).items():
+        label = f"{group.replace('_', ' ')} ({found['count']:,})"
+        rows.append((label, {name: result["by"][by][group] for name, result in results.items()}))
+    short = sorted({f"{100 * result['fewest_tokens']:.1f}" for result in results.values()}, key=float)
+    lines = [f"Always taking the text with fewer tokens would get {' to '.join(short[:1] + short[1:][-1:])} of all."]
+    return _plot_shares(rows, f"Minimal pairs of {first['name']}: how often the right one is likelier", lines)
+
+
+def plot_choices(results: dict[str, list[dict]], measure: str = "per_byte") -> Figure:
+    """Multiple choice: the share of right answers in each set, a dot per model with its 95 % interval; grey: guessing.
+
+    results: model's name -> a result for each set, as from `multiple_choice_of`.  measure: sum, per_token or per_byte.
+    Raises: ValueError if there is no set.
+    """
+    rows = []
+    for i, first in enumerate(next(iter(results.values()))):
+        label = f"{first['format']} ({first['count']:,})"
+        rows.append((label, {name: own[i][measure] for name, own in results.items()}))
+    if not rows:
+        raise ValueError("results: no set was scored; give files of questions to multiple_choice_of")
+    return _plot_shares(rows, f"Multiple choice: right answers, likelihood {measure.replace('_', ' ')}")
+
+
+def _plot_shares(rows: Sequence[tuple[str, dict[str, dict]]], title: str, lines: Sequence[str] = ()) -> Figure:
+    """A block for each (label, model -> summary of lab/intervals.py), in it a line for each model; in per cent."""
+    names = list(dict.fromkeys(name for _, found in rows for name in found))
+    colours, step = _colours(names), len(names) + 0.6
+    figure, ((ax,),) = _figure(9, 1.3 + 0.19 * step * len(rows))
+    for block, (_, found) in enumerate(rows):
+        low, high = (100 * x for x in next(iter(found.values()))["chance_interval"])
+        top, bottom = block * step - 0.6, block * step + len(names) - 0.4
+        ax.fill_betweenx([top, bottom], low, high, color="#DDDDDD", linewidth=0)
+        for i, name in enumerate(names):
+            if name in found:
+                _share(ax, block * step + i, found[name], colours[name])
+    ax.set_yticks([block * step + (len(names) - 1) / 2 for block in range(len(rows))], [label for label, _ in rows])
+    ax.set_ylim(len(rows) * step - 1, -0.8)
+    ax.set_xlabel("per cent, with 95 % intervals; grey: where guessing lies")
+    ax.grid(axis="y", visible=False)
+    handles = [ax.plot([], [], "o", color=colours[name], markersize=5, label=name)[0] for name in names]
+    figure.legend(handles=handles, loc="outside lower left", ncols=3, frameon=False, fontsize=8.5)
+    _title(figure, title, lines)
+    return figure
+
+
+def _share(ax: Axes, row: float, found: dict, colour: str) -> None:
+    """A dot with its interval, open where guessing would do as well, and its figures on the right."""
+    value, (low, high) = 100 * found["accuracy"], (100 * x for x in found["interval"])
+    guessed = found["accuracy"] <= found["chance_interval"][1]
+    ax.errorbar(
+        value, row, xerr=[[value - low], [high - value]], fmt="o", color=colour, capsize=2, linewidth=1.4,
+        markersize=5, markerfacecolor="white" if guessed else colour,
+    )  # fmt: skip
+    _beside(ax, 1.02, row, f"{value:.1f} ({low:.1f} to {high:.1f})", fontsize=7.5)
+
+
 # ---------------------------------------------------------------- what it costs
 
 
@@ -337,7 +492,7 @@ def plot_pareto(found: dict[str, dict[str, float]], result: dict, columns: int =
     More tokens per second are better, so that axis is turned.
     Raises: ValueError if no model has both a score and a cost.
     """
-    names = [name for name in result["models"] if name in found]
+    names = [name for name in found if name in result["models"]]
     usable = [key for key in COLUMNS if any(not math.isnan(found[name][key]) for name in names)]
     keys = [key for key in usable if key not in ("embedding", "other")]
     if not keys:
@@ -346,7 +501,7 @@ def plot_pareto(found: dict[str, dict[str, float]], result: dict, columns: int =
         )
     columns = min(columns, len(keys))
     rows = -(-len(keys) // columns)
-    figure, axes = _figure(3.3 * columns + 2.2, 3.0 * rows + 0.6, rows, columns, sharey=True)
+    figure, axes = _figure(3.1 * columns, 2.7 * rows + 1.0, rows, columns, sharey=True)
     for ax in axes.flat[len(keys) :]:
         ax.set_visible(False)
     colours = _colours(names)
@@ -355,7 +510,7 @@ def plot_pareto(found: dict[str, dict[str, float]], result: dict, columns: int =
     for ax in axes[:, 0]:
         ax.set_ylabel("bits per byte")
     handles = [axes.flat[0].plot([], [], "o", color=colours[name], label=name)[0] for name in names]
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
+    figure.legend(handles=handles, loc="outside lower left", ncols=3, frameon=False, fontsize=8.5)
     lines = ["Lower and further left is better. Open dot: a model that costs no more is better beyond noise."]
     _title(figure, "What a bit per byte costs", lines)
     return figure
@@ -368,8 +523,8 @@ def _pareto_panel(ax: Axes, prices: dict[str, float], key: str, result: dict, co
         bits = result["models"][name]["bits_per_byte"]
         face = colours[name] if name in kept else "white"
         ax.plot(price, bits, "o", color=colours[name], markersize=7, markerfacecolor=face, markeredgewidth=1.6)
-    ax.set_xlabel(COLUMNS[key][1], fontsize=8.5)
-    ax.xaxis.set_major_formatter(_short)
+    ax.set_xlabel(textwrap.fill(COLUMNS[key][1], 34), fontsize=8.5)
+    ax.xaxis.set_major_formatter(short_number)
     ax.tick_params(labelsize=8)
     ax.locator_params(axis="x", nbins=4)
     ax.margins(0.15)
@@ -403,8 +558,8 @@ def plot_attention(found: dict, columns: int = 6) -> Figure:
         image = ax.imshow(m["weights"][i].numpy(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         ax.set_title(f"layer {m['layer']}, head {head}", fontsize=8.5)
         ax.grid(False)
-        ax.set_xticks(range(len(pieces)), pieces, rotation=90, fontsize=6, parse_math=False)
-        ax.set_yticks(range(len(pieces)), pieces, fontsize=6, parse_math=False)
+        ax.set_xticks(range(len(pieces)), pieces, rotation=90, fontsize=7, parse_math=False)
+        ax.set_yticks(range(len(pieces)), pieces, fontsize=7, parse_math=False)
     figure.colorbar(image, ax=axes, shrink=0.6, label="attention weight")
     figure.supxlabel("token looked at", fontsize=9)
     figure.supylabel("token that looks", fontsize=9)
@@ -438,7 +593,7 @@ def plot_guesses(found: dict, position: int = -1) -> Figure:
     columns = min(4, len(layers))
     rows = -(-len(layers) // columns)
     k = len(layers[0]["pieces"][0])
-    figure, axes = _figure(2.5 * columns, (0.7 + 0.24 * k) * rows + 0.7, rows, columns, sharex=True)
+    figure, axes = _figure(2.35 * columns, (0.7 + 0.24 * k) * rows + 0.7, rows, columns, sharex=True)
     for ax in axes.flat[len(layers) :]:
         ax.set_visible(False)
     for ax, layer in zip(axes.flat, layers):
@@ -446,6 +601,7 @@ def plot_guesses(found: dict, position: int = -1) -> Figure:
         ax.set_yticks(range(k), layer["pieces"][position], fontsize=8, parse_math=False)
         ax.set_ylim(k - 0.5, -0.5)
         ax.set_xlim(0, 1)
+        ax.set_xticks([0, 0.5, 1])
         ax.set_title(f"after layer {layer['layer']}: {layer['entropy'][position]:.1f} nats", fontsize=8.5, loc="left")
     figure.supxlabel("probability", fontsize=9)
     read = found["tokens"][: position + 1 or None] if position < 0 else found["tokens"][: position + 1]

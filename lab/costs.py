@@ -28,6 +28,7 @@ COLUMNS = {  # key -> (heading, what it counts, with its unit)
     "train_seconds": ("train seconds", "seconds of training"),
     "tokens_per_second": ("tokens/s", "tokens per second in training"),
     "peak_memory_mb": ("peak MB", "MB of memory at most in training"),
+    "peak_gpu_memory_mb": ("peak GPU MB", "MB of GPU memory at most in training"),
 }
 
 
@@ -55,7 +56,8 @@ def _costs_of(name: str | Path) -> dict[str, float]:
         "flops_per_token": flops_per_token(model), "decode_state": decode_state(model) / cfg.max_seq_len,
         "train_seconds": seconds + past.get("seconds", 0.0),
         "tokens_per_second": (tokens - past.get("tokens_seen", 0)) / seconds if seconds else math.nan,
-        "peak_memory_mb": record.get("peak_memory_mb", math.nan), "context": cfg.max_seq_len,
+        "peak_memory_mb": record.get("peak_memory_mb") or math.nan,
+        "peak_gpu_memory_mb": record.get("peak_gpu_memory_mb") or math.nan, "context": cfg.max_seq_len,
     }  # fmt: skip
 
 

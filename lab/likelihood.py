@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from lab.scoring import score_losses
+
 TOKENS_AT_ONCE = 2048  # in a batch, if its size is left open; many more are slower on a CPU, as they leave its cache
 SAME = 1e-6  # relative difference up to which two totals are one: what float32 and the order of a batch can change
 
@@ -37,12 +39,10 @@ def token_log_likelihoods(
     Rows that are equal are scored once and get the very same numbers.
     Raises: ValueError if the model's logits are not numbers.
     """
-    from lab.evaluation import _score  # here, since lab.evaluation offers what is built on this file as its own
-
     rows = list(dict.fromkeys(map(tuple, ids)))
     if batch_size is None:
         batch_size = max(1, TOKENS_AT_ONCE * len(rows) // max(1, sum(map(len, rows))))
-    losses = _score(model, [list(row) for row in rows], batch_size=batch_size, progress=progress).losses
+    losses = score_losses(model, [list(row) for row in rows], batch_size=batch_size, progress=progress)
     if losses.isnan().any():
         raise ValueError("model: its logits are not numbers (NaN), so no text is likelier than another")
     scores = dict(zip(rows, losses.neg().split([len(row) - 1 for row in rows])))

@@ -19,8 +19,10 @@ from pathlib import Path
 from torch import nn
 
 from lab.intervals import mean_difference, mean_of_groups, summary
+from lab.kept import kept, kept_sets, weights_of
 from lab.likelihood import share_of_best, token_log_likelihoods
 from lab.records import json_records, spread, text_field
+from lab.saving import load_model, model_folder
 
 PROTOCOL = "minimal pairs 1"  # rises whenever the same model and pairs would get another figure
 GOOD, BAD = "sentence_good", "sentence_bad"
@@ -56,11 +58,23 @@ def minimal_pairs(
         outcomes                   with keep_outcomes: 1, 1/2 or 0 for each pair, to compare models pair by pair
     Raises: ValueError for a torn or empty file, a missing or empty field, with file and line.
     """
-    from tokenizer import text_fingerprint
+    options = {"batch_size": batch_size, "keep_outcomes": keep_outcomes, "progress": progress}
+    return score_pairs(model, tok, *read_pairs(pairs, max_pairs), **options)
 
+
+def score_pairs(
+    model: nn.Module,
+    tok,
+    name: str,
+    records: Sequence[dict],
+    *,
+    batch_size: int | None = None,
+    keep_outcomes: bool = False,
+    progress: bool = False,
+) -> dict:
+    """What `minimal_pairs` returns, for pairs that `read_pairs` has read."""
     started = time.perf_counter()
-    name, records = read_pairs(pairs, max_pairs)
-    texts = [record[side] for record in records for side in (GOOD, BAD)]
+    texts = _texts(records)
     ids = tok.encode_batch(texts, bos=True, eos=False)
     scores = [
         own.double().sum().item() for own in token_log_likelihoods(model, ids, batch_size=batch_size, progress=progress)
@@ -71,7 +85,7 @@ def minimal_pairs(
     return {
         "protocol": PROTOCOL,
         "name": name,
-        "fingerprint": text_fingerprint(texts)[:16],
+        "fingerprint": pairs_fingerprint(records),
         **_summary(outcomes),
         "ties": outcomes.count(0.5),
         "identical": sum(good == bad for good, bad in zip(texts[::2], texts[1::2])),
@@ -102,6 +116,17 @@ def read_pairs(pairs: str | Path | Sequence[dict], max_pairs: int | None = None)
     return name, spread(records, max_pairs)
 
 
+def pairs_fingerprint(records: Sequence[dict]) -> str:
+    """16 hexadecimal digits that stand for these pairs."""
+    from tokenizer import text_fingerprint
+
+    return text_fingerprint(_texts(records))[:16]
+
+
+def _texts(records: Sequence[dict]) -> list[str]:
+    return [record[side] for record in records for side in (GOOD, BAD)]
+
+
 def _placed(pairs: Iterable[dict]) -> Iterator[tuple[str, dict]]:
     return ((f"pairs[{i}]", record) for i, record in enumerate(pairs))
 
@@ -129,6 +154,39 @@ def _by(field: str, records: list[dict], outcomes: list[float]) -> dict[str, dic
     return {name: _summary(groups[name]) for name in sorted(groups)}
 
 
+# ---------------------------------------------------------------- saved models
+
+
+def minimal_pairs_of(
+    names: Sequence[str | Path],
+    pairs: str | Path = "auto",
+    *,
+    max_pairs: int | None = None,
+    save: bool = False,
+    progress: bool = False,
+) -> dict[str, dict[str, dict]]:
+    """Results of saved models: {name of the set: {model: what `minimal_pairs` returns}}, each as `table` takes it.
+
+    What is kept in the models' folders is not computed again.
+    pairs: a file, folder, zip or "storyworld", as for `minimal_pairs`; "auto": all sets for which one of these models
+    has a result in its evaluation.json, which need not be here. Results for other weights are left out with a warning.
+    save: keep new results in evaluation.json.
+    """
+    if pairs == "auto":
+        return kept_sets(names, "minimal_pairs", PROTOCOL)
+    name, records = read_pairs(pairs, max_pairs)
+    key = {"protocol": PROTOCOL, "fingerprint": pairs_fingerprint(records)}
+
+    def result(model: str | Path) -> dict:
+        def compute() -> dict:
+            return score_pairs(*load_model(model)[:2], name, records, progress=progress)
+
+        own = key | {"weights": weights_of(model)}
+        return kept(model, "minimal_pairs", own, compute, save=save)
+
+    return {name: {model_folder(model).name: result(model) for model in names}}
+
+
 # ---------------------------------------------------------------- two models, and tables
 
 
@@ -143,11 +201,11 @@ def difference(a: dict, b: dict) -> dict:
     return mean_difference(a["outcomes"], b["outcomes"])
 
 
-def table(results: dict[str, dict], by: str = "field") -> str:
+def table(results: dict[str, dict], by: str | None = "field") -> str:
     """A table in Markdown: a line for each group, a column for each model, in percent with the 95 % interval.
 
     results: model's name -> what `minimal_pairs` returned, for the same pairs. An accuracy that guessing would reach as
-    well is marked with ~. The last line is for all pairs, where each has its group.
+    well is marked with ~. The last line is for all pairs, where each has its group.  by: None for that line alone.
     Raises: ValueError for different pairs, or a grouping that they do not have.
     """
     from lab.evaluation import markdown
@@ -155,10 +213,14 @@ def table(results: dict[str, dict], by: str = "field") -> str:
     first = next(iter(results.values()))
     if any(result["fingerprint"] != first["fingerprint"] for result in results.values()):
         raise ValueError("results: they are for different pairs, so they can't stand in one table")
-    if by not in first["by"]:
+    if by is None:
+        by, groups = "pairs of", {}
+    elif by in first["by"]:
+        groups = first["by"][by]
+    else:
         raise ValueError(f"by={by!r} is no grouping of {first['name']}; choose from {', '.join(first['by']) or 'none'}")
-    parts = {group: {name: result["by"][by][group] for name, result in results.items()} for group in first["by"][by]}
-    if sum(group["count"] for group in first["by"][by].values()) == first["count"]:
+    parts = {group: {name: result["by"][by][group] for name, result in results.items()} for group in groups}
+    if not groups or sum(group["count"] for group in groups.values()) == first["count"]:
         parts["all pairs"] = results
     return markdown([
         {by: group, "pairs": f"{next(iter(part.values()))['count']:,}", **{n: percent(own) for n, own in part.items()}}

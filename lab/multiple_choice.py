@@ -15,7 +15,8 @@ prompt and choice together do.
 
 import re
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +25,10 @@ from torch import Tensor, nn
 
 from lab.files import shown
 from lab.intervals import summary
+from lab.kept import kept, kept_sets, weights_of
 from lab.likelihood import share_of_best, token_log_likelihoods
 from lab.records import checked_text, json_records, lines, spread, text_field
+from lab.saving import load_model, model_folder
 
 PROTOCOL = "multiple choice 1"  # rises whenever the same model and file would get another figure
 MEASURES = ("sum", "per_token", "per_byte")
@@ -63,11 +66,23 @@ def multiple_choice(
         format, protocol, name, fingerprint, seconds
     Raises: ValueError for an unknown, torn or empty file, a missing field, an answer out of range, with file and line.
     """
-    from tokenizer import text_fingerprint
-
-    started = time.perf_counter()
     kind, questions = read_questions(path, labels)
-    questions = spread(questions, max_questions)
+    options = {"batch_size": batch_size, "progress": progress}
+    return score_questions(model, tok, Path(path).name, kind, spread(questions, max_questions), **options)
+
+
+def score_questions(
+    model: nn.Module,
+    tok,
+    name: str,
+    kind: str,
+    questions: Sequence[Question],
+    *,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> dict:
+    """What `multiple_choice` returns, for questions that `read_questions` has read."""
+    started = time.perf_counter()
     wholes = [prompt + choice for q in questions for prompt, choice in zip(q.prompts, q.choices)]
     ids = tok.encode_batch(wholes, bos=True, eos=False)
     tokens = iter(token_log_likelihoods(model, ids, batch_size=batch_size, progress=progress))
@@ -84,8 +99,8 @@ def multiple_choice(
     return {
         "protocol": PROTOCOL,
         "format": kind,
-        "name": Path(path).name,
-        "fingerprint": text_fingerprint(f"{q.prompts}{q.choices}{q.answer}" for q in questions)[:16],
+        "name": name,
+        "fingerprint": questions_fingerprint(questions),
         **results,
         **{key: results["sum"][key] for key in ("count", "chance", "chance_interval")},
         "fewest_tokens": sum(shortest) / len(shortest),
@@ -93,6 +108,13 @@ def multiple_choice(
         "over_context": sum(len(row) - 1 > model.cfg.max_seq_len for row in ids),
         "seconds": round(time.perf_counter() - started, 2),
     }
+
+
+def questions_fingerprint(questions: Sequence[Question]) -> str:
+    """16 hexadecimal digits that stand for these questions."""
+    from tokenizer import text_fingerprint
+
+    return text_fingerprint(f"{q.prompts}{q.choices}{q.answer}" for q in questions)[:16]
 
 
 def first_scored(tok, prompts: tuple[str, ...], rows: list[list[int]]) -> list[int]:
@@ -264,6 +286,49 @@ def _one_of(label: str, names: list[str], place: str) -> int:
     if names.count(label) != 1:
         raise ValueError(f"{place}: the answer {label!r} is out of range; the choices are {', '.join(names)}")
     return names.index(label)
+
+
+# ---------------------------------------------------------------- saved models
+
+
+def multiple_choice_of(
+    names: Sequence[str | Path],
+    paths: str | Path | Sequence[str | Path] = "auto",
+    *,
+    max_questions: int | None = None,
+    save: bool = False,
+    progress: bool = False,
+) -> dict[str, list[dict]]:
+    """Results of saved models: {model: [what `multiple_choice` returns for each file]}, as `table` takes it.
+
+    What is kept in the models' folders is not computed again.
+    paths: a file or several (PIQA's labels beside it); "auto": the sets for which all of these models keep a result,
+    which need not be here. Sets that only some have, and results for other weights, are named in a warning.
+    save: keep new results in evaluation.json.
+    """
+    if paths == "auto":
+        return _all_have(names, kept_sets(names, "multiple_choice", PROTOCOL))
+    results = {model_folder(model).name: [] for model in names}
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        kind, questions = read_questions(path)
+        questions = spread(questions, max_questions)
+        key = {"protocol": PROTOCOL, "fingerprint": questions_fingerprint(questions)}
+        for model in names:
+
+            def compute(model=model, path=path, kind=kind, questions=questions) -> dict:
+                return score_questions(*load_model(model)[:2], Path(path).name, kind, questions, progress=progress)
+
+            own = key | {"weights": weights_of(model)}
+            results[model_folder(model).name].append(kept(model, "multiple_choice", own, compute, save=save))
+    return results
+
+
+def _all_have(names: Sequence[str | Path], sets: dict[str, dict[str, dict]]) -> dict[str, list[dict]]:
+    models = [model_folder(model).name for model in names]
+    for name, results in sets.items():
+        if without := [model for model in models if model not in results]:
+            warnings.warn(f"{name} is left out: {', '.join(without)} has no result for it", stacklevel=3)
+    return {m: [results[m] for results in sets.values() if len(results) == len(models)] for m in models}
 
 
 # ---------------------------------------------------------------- to look at

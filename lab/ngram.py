@@ -47,8 +47,8 @@ class NGram:
         """Probability of the last token of each window given the tokens before it: (N, order) ids -> (N,)."""
         p = np.full(len(windows), 1.0 / self.vocab_size)
         for n, level in enumerate(self.levels, start=1):
-            keys = _pack(windows[:, self.order - n :], self.vocab_size)
-            at, known = _find(level.contexts, keys // self.vocab_size)
+            keys = pack(windows[:, self.order - n :], self.vocab_size)
+            at, known = find(level.contexts, keys // self.vocab_size)
             count = np.where(*_lookup(level.keys, level.counts, keys), 0)
             discounts = np.minimum(level.discounts * self.scale, [1.0, 2.0, 3.0])
             kept = count - np.where(count > 0, discounts[np.minimum(count, 3) - 1], 0.0)
@@ -76,7 +76,7 @@ def fit(documents: Documents, order: int, vocab_size: int) -> NGram:
     if windows.size and not 0 <= windows.min() <= windows.max() < vocab_size:
         raise ValueError(f"documents: ids run from {windows.min()} to {windows.max()}, but vocab_size={vocab_size}")
     levels: list[Level] = []
-    keys, counts = np.unique(_pack(windows, vocab_size), return_counts=True)
+    keys, counts = np.unique(pack(windows, vocab_size), return_counts=True)
     for n in range(order, 0, -1):
         levels.insert(0, _level(keys, counts, vocab_size))
         # The n-grams without their first token; each different n-gram counts once: the continuation count.
@@ -105,7 +105,7 @@ def _windows(documents: Documents, order: int) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def _pack(windows: np.ndarray, vocab_size: int) -> np.ndarray:
+def pack(windows: np.ndarray, vocab_size: int) -> np.ndarray:
     """Tokens of a row as the digits of one number: (N, n) -> (N,)."""
     keys = np.zeros(len(windows), dtype=np.int64)
     for column in windows.T:
@@ -131,12 +131,12 @@ def _discounts(counts: np.ndarray) -> np.ndarray:
     return np.clip(estimate, 0.05, [0.95, 1.95, 2.95])
 
 
-def _find(sorted_keys: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def find(sorted_keys: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where each key stands (0 if nowhere), and whether it is there at all."""
     at = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
     return at, sorted_keys[at] == keys
 
 
 def _lookup(sorted_keys: np.ndarray, values: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    at, known = _find(sorted_keys, keys)
+    at, known = find(sorted_keys, keys)
     return known, values[at]

@@ -1,6 +1,7 @@
 """Pictures and tables that compare saved models, from what their folders record.
 
     plot_column_from_csv(["a", "b"], x="Tokens Seen", y="Bits Per Byte", log_x=True)      # curves from log_data.csv
+    plot_curves(["a", "b"])                                    # four panels: per step, token, second and FLOP
     compare_table(["a", "b"])                                                   # sizes, costs and scores, a DataFrame
     save_loss_curve("a")                                                        # trained_models/a/loss_curve.png
 
@@ -37,6 +38,7 @@ LABELS = {
     "Step": "optimizer steps",
     "Tokens Seen": "tokens seen in training",
     "Time Elapsed": "training time (seconds)",
+    "Training FLOPs": "FLOPs of training (tokens seen × 3 × FLOPs of a forward pass per token)",
     "Train Loss": "training loss (nats per token)",
     "Validation Loss": "validation loss (nats per token)",
     "Perplexity": "perplexity of the validation text (per token)",
@@ -83,10 +85,11 @@ class Run:
     @property
     def family(self) -> str:
         """The name without its seed: `small-seed2` is a run of `small`."""
-        return _family(self.name)
+        return family_of(self.name)
 
 
-def _family(name: str) -> str:
+def family_of(name: str) -> str:
+    """A run's name without its seed."""
     return re.sub(r"-seed\d+$", "", name)
 
 
@@ -104,7 +107,7 @@ def with_seeds(models: Sequence[str | Path]) -> list[str | Path]:
     from lab.saving import list_models
 
     found = list_models()
-    return [run for model in models for run in [model, *(n for n in found if n != model and _family(n) == model)]]
+    return [run for model in models for run in [model, *(n for n in found if n != model and family_of(n) == model)]]
 
 
 def _existing_folder(model: str | Path) -> Path:
@@ -169,6 +172,8 @@ def plot_column_from_csv(
 ) -> Figure:
     """One column of the models' log_data.csv against another, a curve per model.
 
+    x may also be "FLOPs" (or "Training FLOPs"): three times those of a forward pass over the tokens seen, as
+    lab/costs.py counts them: the backward pass costs twice the forward one.
     models: one name or path, or any number of them.  log_x, log_y: logarithmic axes; values not above 0 are left out.
     trim_percentage: leaves out the first so many per cent of each curve, where it still falls steeply.
     smooth: each point is the mean of so many rows that end there.
@@ -180,15 +185,66 @@ def plot_column_from_csv(
     curves = [_curve(run, x, y, (log_x, log_y), trim_percentage, smooth) for run in runs]
     figure, ax = _new_figure()
     per_token = y in PER_TOKEN
+    _draw_curves(ax, runs, curves, per_token)
+    _set_axes(ax, x, y, log_x, log_y)
+    with_tokenizer = per_token and _differ(runs, "tokenizer_fingerprint")
+    _name_curves(ax, runs, curves, _colours(runs), with_tokenizer)
+    figure.suptitle(f"{y} against {x}", x=0.01, ha="left", fontsize=12, parse_math=False)
+    ax.set_title(_wrapped(_warnings(runs, per_token)), loc="left", fontsize=8.5, color=NOTE, parse_math=False)
+    return figure
+
+
+def _draw_curves(ax: Axes, runs: list[Run], curves: list, per_token: bool) -> None:
+    """The curves alone: a colour for each family, a line style for each tokenizer where that matters."""
     colours, dashes = _colours(runs), _dashes(runs) if per_token else {}
     for run, (xs, ys) in zip(runs, curves):
         dash = dashes.get(run.tokenizer_fingerprint, "solid")
         ax.plot(xs, ys, color=colours[run.family], linestyle=dash, linewidth=1.6, label=run.name)
-    _set_axes(ax, x, y, log_x, log_y)
-    _name_curves(ax, runs, curves, colours, with_tokenizer=per_token and _differ(runs, "tokenizer_fingerprint"))
-    figure.suptitle(f"{y} against {x}", x=0.01, ha="left", fontsize=12, parse_math=False)
-    ax.set_title(_wrapped(_warnings(runs, per_token)), loc="left", fontsize=8.5, color=NOTE, parse_math=False)
+
+
+def plot_curves(
+    models: Sequence[str | Path],
+    y: str = "Bits Per Byte",
+    xs: Sequence[str] = ("Step", "Tokens Seen", "Time Elapsed", "Training FLOPs"),
+    log_x: bool = True,
+    log_y: bool = True,
+    trim_percentage: float = 10,
+    smooth: int = 1,
+) -> Figure:
+    """The same curves against several measures of work, a panel for each; one legend for all.
+
+    All else as in `plot_column_from_csv`. What is equal work by one measure is not by another.
+    """
+    models = list(models)
+    _check_options(models, trim_percentage, smooth)
+    runs = [read_run(model) for model in models]
+    rows = -(-len(xs) // 2)
+    figure, axes = _new_figure(9, 0.9 + 2.9 * rows, rows=(1,) * rows, columns=2, sharey=True, squeeze=False)
+    per_token = y in PER_TOKEN
+    for ax, x in zip(axes.flat, xs):
+        curves = [_curve(run, x, y, (log_x, log_y), trim_percentage, smooth) for run in runs]
+        _draw_curves(ax, runs, curves, per_token)
+        _set_axes(ax, x, y, log_x, log_y)
+        ax.set_xlabel(_wrapped([ax.get_xlabel()], width=45), parse_math=False)
+    for ax in axes[:, 1:].flat:
+        ax.set_ylabel("")
+    for ax in axes.flat[len(xs) :]:
+        ax.set_visible(False)
+    _legend(figure, runs)
+    notes = _wrapped(_warnings(runs, per_token))
+    figure.suptitle(notes, x=0.01, ha="left", fontsize=8.5, color=NOTE, parse_math=False)
     return figure
+
+
+def _legend(figure: Figure, runs: list[Run]) -> None:
+    """Below all panels: a line for each family, with the number of its seeds."""
+    from matplotlib.lines import Line2D
+
+    colours = _colours(runs)
+    counts = {family: sum(run.family == family for run in runs) for family in colours}
+    lines = [Line2D([], [], color=colour) for colour in colours.values()]
+    names = [f"{family} ({count} seeds)" if count > 1 else family for family, count in counts.items()]
+    figure.legend(lines, names, loc="outside lower left", ncols=3, frameon=False, fontsize=8.5)
 
 
 def _check_options(models: list, trim_percentage: float, smooth: int) -> None:
@@ -203,6 +259,9 @@ def _check_options(models: list, trim_percentage: float, smooth: int) -> None:
 def _curve(run: Run, x: str, y: str, logs: tuple[bool, bool], trim_percentage: float, smooth: int):
     """The points of one model: two arrays of equal length, at least one long."""
     log = read_log(run.folder)
+    x = "Training FLOPs" if x == "FLOPs" else x
+    if x == "Training FLOPs" and x not in log and "Tokens Seen" in log:
+        log[x] = 3 * _flops_per_token(run.folder) * log["Tokens Seen"]  # backwards is twice forwards
     for column in (x, y):
         if column not in log:
             close = difflib.get_close_matches(column, log.columns, n=1)
@@ -216,6 +275,13 @@ def _curve(run: Run, x: str, y: str, logs: tuple[bool, bool], trim_percentage: f
     if not kept.any():
         raise ValueError(f"{run.name}: no row of log_data.csv can be drawn: {x!r} and {y!r} are nowhere both given")
     return xs[kept].to_numpy(), ys[kept].to_numpy()
+
+
+def _flops_per_token(folder: Path) -> float:
+    from lab.costs import flops_per_token
+    from lab.saving import load_model
+
+    return flops_per_token(load_model(folder)[0])
 
 
 def _colours(runs: list[Run]) -> dict[str, str]:
@@ -275,8 +341,8 @@ def _wrapped(notes: list[str], width: int = 120) -> str:
 # ---------------------------------------------------------------- drawing
 
 
-def _new_figure(width: float = 9, height: float = 4.8, rows: Sequence[float] = (1,)):
-    """A figure in this file's style, and its axes (a list where there are several rows of the given heights).
+def _new_figure(width: float = 9, height: float = 4.8, rows: Sequence[float] = (1,), columns: int = 1, **options):
+    """A figure in this file's style, and its axes (an array where there are several); rows: their relative heights.
 
     It is closed at once as far as pyplot is concerned: a notebook shows it as a cell's result, and only once.
     """
@@ -284,14 +350,16 @@ def _new_figure(width: float = 9, height: float = 4.8, rows: Sequence[float] = (
 
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            len(rows), 1, figsize=(width, height), layout="constrained", sharex=True, height_ratios=rows
-        )
+            len(rows), columns, figsize=(width, height), layout="constrained", height_ratios=rows,
+            **{"sharex": columns == 1} | options,
+        )  # fmt: skip
     plt.close(figure)
     return figure, axes
 
 
 def _set_axes(ax: Axes, x: str, y: str, log_x: bool, log_y: bool) -> None:
     """Scales, ticks and labels that name the unit. Ticks depend on what is drawn already."""
+    x = "Training FLOPs" if x == "FLOPs" else x
     ax.set_xlabel(LABELS.get(x, x), parse_math=False)
     ax.set_ylabel(LABELS.get(y, y), parse_math=False)
     if log_x:
@@ -302,7 +370,7 @@ def _set_axes(ax: Axes, x: str, y: str, log_x: bool, log_y: bool) -> None:
         _set_round_ticks(ax.yaxis)
     for axis, column, logarithmic in ((ax.xaxis, x, log_x), (ax.yaxis, y, log_y)):
         if logarithmic or column == "Tokens Seen":
-            axis.set_major_formatter(_short)
+            axis.set_major_formatter(short_number)
 
 
 def _set_round_ticks(axis) -> None:
@@ -315,9 +383,9 @@ def _set_round_ticks(axis) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def _short(value: float, _position=None) -> str:
+def short_number(value: float, _position=None) -> str:
     """15000000 -> 15 M"""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size and abs(value) >= 1e4:
             return f"{value / size:.4g} {unit}"
     return f"{value:.4g}"
@@ -499,7 +567,8 @@ def _stored_scores(run: Run) -> dict:
 FORMATS = {
     "bits per byte": "{:.4f}", "perplexity": "{:.2f}", "top-1": "{:.1%}", "parameters": "{:,.0f}",
     "embedding": "{:,.0f}", "other": "{:,.0f}", "tokens seen": "{:,.0f}", "epochs": "{:.2f}", "seconds": "{:,.0f}",
-    "tokens/s": "{:,.0f}", "mean": "{:.4f}", "lowest": "{:.4f}", "highest": "{:.4f}",
+    "tokens/s": "{:,.0f}",
+    "FLOPs/token": "{:,.0f}", "decode state": "{:,.0f}", "train seconds": "{:,.0f}", "peak MB": "{:,.0f}",
 }  # fmt: skip
 
 
@@ -524,81 +593,6 @@ class Table:
     def _repr_html_(self) -> str:
         above = f"<p>{html.escape(self.above)}</p>" if self.above else ""
         return above + self.table.to_html(border=0, **self.options)
-
-
-def seed_spread(table: DataFrame) -> DataFrame:
-    """Bits per byte over the seeds of each model: number of seeds, mean, lowest and highest, the lowest mean first.
-
-    table: as `compare_table` gives it. A difference of means that is no larger than the spread is no ranking.
-    """
-    families = table.groupby([_family(name) for name in table.index])["bits per byte"]
-    spread_of_seeds = families.agg(seeds="count", mean="mean", lowest="min", highest="max")
-    return spread_of_seeds.sort_values("mean")
-
-
-# ---------------------------------------------------------------- pictures of results
-
-
-def plot_scores(results: dict[str, dict], score: str = "bits_per_byte", label: str = "bits per byte") -> Figure:
-    """A dot per run, a row per model, so that the spread of the seeds is seen beside the difference of the models.
-
-    results: model name -> result of `evaluate_saved`, as `results_of` gives them.
-    """
-    rows = sorted(_by_family(results, score).items(), key=lambda item: -_mean(item[1]))
-    figure, ax = _new_figure(8, 1.2 + 0.4 * len(rows))
-    for i, (_, values) in enumerate(rows):
-        mean = f"{'mean ' if len(values) > 1 else ''}{_mean(values):.4f}"
-        ax.plot(values, [i] * len(values), "o", color=PALETTE[0], alpha=0.6, markersize=7, markeredgewidth=0)
-        ax.plot([_mean(values)] * 2, [i - 0.28, i + 0.28], color="black", linewidth=1.4)
-        ax.annotate(mean, (max(values), i), xytext=(10, 0), textcoords="offset points", va="center", fontsize=9)
-    ax.set_yticks(range(len(rows)), [family for family, _ in rows], parse_math=False)
-    ax.set_ylim(-0.6, len(rows) - 0.4)
-    ax.margins(x=0.2)
-    ax.set_xlabel(f"{label}: a dot per seed, a bar at their mean")
-    _note_above(figure, _different_measurements(results))
-    return figure
-
-
-def plot_top_k(results: dict[str, dict], models: Sequence[str | Path] = ()) -> Figure:
-    """Share of tokens that are among the model's 1, 3, 5 and 10 likeliest: a row per model, a dot per k.
-
-    results: as in `plot_scores`; seeds are averaged.  models: the same models, to say in the picture if their
-    tokenizers differ.
-    """
-    runs = [read_run(model) for model in models]
-    tokenizers = {run.family: run.tokenizer for run in runs} if _differ(runs, "tokenizer_fingerprint") else {}
-    figure, ax = _new_figure(8.5, 1.2 + 0.5 * len(_by_family(results, "top1")))
-    for k, colour in zip((1, 3, 5, 10), ("#08306B", "#2171B5", "#4292C6", "#6BAED6")):
-        families = _by_family(results, f"top{k}")
-        values = [100 * _mean(families[family]) for family in reversed(families)]
-        ax.plot(values, range(len(values)), "o", color=colour, markersize=8)
-        for i, value in enumerate(values):
-            ax.annotate(f"{value:.1f}", (value, i), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
-        ax.annotate(f"top {k}", (values[-1], len(values) - 1), xytext=(0, 22), textcoords="offset points", ha="center",
-                    color=colour, weight="bold")  # fmt: skip
-    names = [f"{family} ({tokenizers[family]})" if family in tokenizers else family for family in reversed(families)]
-    ax.set_yticks(range(len(names)), names, parse_math=False)
-    ax.set_ylim(-0.5, len(names) + 0.1)
-    ax.set_xlabel("tokens of the text that are among the k likeliest (per cent), seeds averaged")
-    notes = ["Different tokenizers: a longer token is harder to guess, so compare rows of one tokenizer only."]
-    _note_above(figure, _different_measurements(results) + (notes if tokenizers else []))
-    return figure
-
-
-def _by_family(results: dict[str, dict], score: str) -> dict[str, list[float]]:
-    families: dict[str, list[float]] = {}
-    for name, result in results.items():
-        families.setdefault(_family(name), []).append(result[score])
-    return families
-
-
-def _note_above(figure: Figure, notes: list[str]) -> None:
-    figure.suptitle(_wrapped(notes), x=0.01, ha="left", fontsize=8.5, color=NOTE, parse_math=False)
-
-
-def _different_measurements(results: dict[str, dict]) -> list[str]:
-    texts = {r["fingerprint"]: f"{r['text']} ({r['documents']:,} documents)" for r in results.values()}
-    return [f"Measured on different text: {'; '.join(texts.values())}."] if len(texts) > 1 else []
 
 
 def samples(

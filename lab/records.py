@@ -35,7 +35,7 @@ def lines(path: str | Path) -> Iterator[tuple[str, str]]:
     """(place, line without its end) of each line of a text file that is not blank. Raises as `json_records` does."""
     path = Path(path)
     with open(path, "rb") as file:
-        yield from _lines(file, shown(path))
+        yield from file_lines(file, shown(path))
 
 
 def _lines_of_all(path: Path) -> Iterator[tuple[str, str]]:
@@ -59,12 +59,12 @@ def _lines_in_zip(path: Path) -> Iterator[tuple[str, str]]:
                 raise ValueError(f"{shown(path)} holds no .jsonl file")
             for name in names:
                 with archive.open(name) as file:
-                    yield from _lines(file, f"{shown(path)}:{name}")
+                    yield from file_lines(file, f"{shown(path)}:{name}")
     except (zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"{shown(path)} is torn or no zip file ({error}): fetch it again") from error
 
 
-def _lines(file: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
+def file_lines(file: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
     """Blank lines are passed over, but counted. A line is never read beyond MAX_LINE."""
     number = 0
     while content := file.readline(MAX_LINE + 1):

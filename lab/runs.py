@@ -225,6 +225,27 @@ def minutes(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def most_memory(device: torch.device) -> dict[str, float | None]:
+    """What stands in run.json: MB that this process held at most since it began, and on a GPU the tensors there.
+
+    "peak_memory_mb" is None where the system does not tell (Windows). In a notebook it counts all cells before, too.
+    """
+    found: dict[str, float | None] = {"peak_memory_mb": None}
+    if platform.system() in ("Linux", "Darwin"):
+        import resource
+
+        unit = 1 if platform.system() == "Darwin" else 1024  # bytes in what getrusage counts
+        found["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    if device.type == "cuda":
+        found["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
+    return found
+
+
+def larger(a: dict[str, float | None], b: dict[str, float | None]) -> dict[str, float | None]:
+    """Of two records of `most_memory` the larger of each figure: for a run that was resumed."""
+    return {key: max((x[key] for x in (a, b) if x.get(key) is not None), default=None) for key in a | b}
+
+
 def peak_memory(device: torch.device) -> float:
     """MB in use: of the GPU for a model there, else of this process."""
     if device.type == "cuda":

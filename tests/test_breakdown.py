@@ -163,6 +163,25 @@ def test_a_difference_on_names_alone_is_found_there():
     assert told == {"name, first mention": True, "name, again": True, "other word": False, "punctuation": False}
 
 
+def test_findings_name_the_largest_difference_beyond_noise():
+    def row(label, difference, half_width):
+        told = abs(difference) > half_width
+        return {"label": label, "difference": difference, "half_width": half_width, "told_apart": told, "share": 0.04}
+
+    by = {
+        "position": [row("0–49 bytes", -9.0, 0.1)],
+        "frequency": [row("never", 3.0, 4.0), row("1–9 times", 0.1, 0.02), row("10–99 times", 0.2, 0.03)],
+        "names": [row("name, again", -0.2, 0.1)],
+    }
+    assert module.findings({"a": "x", "b": "y", "by": by}) == [
+        "x is better by 0.2000 ± 0.1000 bits per byte on “name, again”: 4.0% of the text",
+        "y is better by 0.2000 ± 0.0300 bits per byte on words found 10–99 times in the training text: "
+        "4.0% of the text",
+    ]
+    (line,) = module.findings({"a": "x", "b": "y", "by": {"names": [row("name, again", 0.1, 0.2)]}})
+    assert line == "on no kind of words is either better beyond noise"
+
+
 def test_two_saved_models(tmp_path, monkeypatch):
     """One scored on the same text through two tokenizers of its own: bytes and pieces."""
     from lab.saving import save_model
@@ -182,7 +201,7 @@ def test_two_saved_models(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "training_counts", lambda name: word_counts(stories))
     first = module.breakdown(a, b, str(tmp_path / "s.txt"), save=True, resamples=50)
     assert {k: first[k] for k in ("whole", "by")} == {k: found[k] for k in ("whole", "by")}
-    monkeypatch.setattr(module, "word_nats", lambda *args: pytest.fail("computed again"))
+    monkeypatch.setattr(module, "predictions_of", lambda *args: pytest.fail("computed again"))
     assert module.breakdown(a, b, str(tmp_path / "s.txt"), resamples=50) == first
     monkeypatch.undo()
     story = module.story_difference(a, b, stories[1])

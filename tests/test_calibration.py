@@ -160,7 +160,7 @@ def test_saved_models_beside_baselines(tmp_path, monkeypatch):
     (tmp_path / "mine" / "train_config.json").write_text(json.dumps({"dataset": str(training)}))
     results = calibrate(["mine"], str(held_out), resamples=50, save=True)
     with monkeypatch.context() as patch:
-        patch.setattr("lab.calibration.calibration", lambda *args, **options: pytest.fail("computed again"))
+        patch.setattr("lab.calibration.calibration_of", lambda *args, **options: pytest.fail("computed again"))
         assert calibrate(["mine"], str(held_out), resamples=50) == results
     names = list(results)
     assert names[0] == "mine"
@@ -169,4 +169,8 @@ def test_saved_models_beside_baselines(tmp_path, monkeypatch):
     assert bits == sorted(bits, reverse=True)  # nothing, then letters, pairs, phrases
     frame = table(results)
     assert list(frame.index) == names
-    assert frame.loc[names[-1], "top-1"] > 0.6
+    score = results["mine"]["beyond_expected"]
+    assert score["value"] == pytest.approx(
+        results["mine"]["nats_per_token"]["value"] - results["mine"]["entropy"]["value"]
+    )
+    assert frame.loc["mine", "nats - entropy"] == f"{score['value']:+.3f} ± {score['half_width']:.3f}"

@@ -145,7 +145,7 @@ def test_hierarchical_bootstrap_agrees_with_the_closed_form():
     a, b = (sizes * (generator.random(80) + 0.2 * generator.standard_normal((12, 1))) for _ in range(2))
     drawn = draw_documents(80, 4000, 0)
     by_bootstrap, by_t = (
-        half(a, b, sizes, drawn, 0.95, 0) for half in (compare_models._half_by_bootstrap, compare_models._half_by_t)
+        half(a, b, sizes, drawn, 0.95, 0) for half in (compare_models.half_by_bootstrap, compare_models.half_by_t)
     )
     assert paired_difference(a, b, sizes)["method"] == "bootstrap"
     assert by_bootstrap == pytest.approx(by_t, rel=0.1)
@@ -169,7 +169,7 @@ def ranked(order, apart):
     pairs = [
         {"a": a, "b": b, "difference": -1.0, "told_apart": (a, b) in apart} for a, b in itertools.combinations(order, 2)
     ]
-    compare_models._rank(models, pairs)
+    compare_models.rank_models(models, pairs)
     return {name: (*model["rank"], model["group"]) for name, model in models.items()}
 
 
@@ -243,6 +243,15 @@ def test_table_and_notes(saved):
     assert "3 pairs" in said
     assert "One run only, so that its seed's luck is not known: else." in said
     assert "else: trained on other text" in said
+    for model in result["models"].values():
+        model["marks"] = ["other tokenizer (x)"]
+    assert notes(result)[-1] == f"{', '.join(result['models'])}: other tokenizer (x)."
+    folder = files.TRAINED_MODELS / "loud"
+    files.write_json(folder / "run.json", files.read_json(folder / "run.json") | {"tokens_seen": 2_500_000})
+    folder = files.TRAINED_MODELS / "plain"
+    files.write_json(folder / "run.json", files.read_json(folder / "run.json") | {"tokens_seen": 1_000_000})
+    marks = compare(["plain", "loud"], saved, resamples=100)["models"]["loud"]["marks"]
+    assert marks == ["saw 2.5 M tokens in training, not 1.0 M"]
 
 
 def test_named_seeds_are_taken_alone(saved):
@@ -255,7 +264,7 @@ def test_named_seeds_are_taken_alone(saved):
 def test_what_was_kept_is_not_computed_again(saved, monkeypatch):
     first = compare(["plain", "loud"], saved, save=True, resamples=100)
     assert read_results("plain") == []  # the file's other key is still well-formed
-    monkeypatch.setattr(compare_models, "token_losses", lambda *a, **k: pytest.fail("computed again"))
+    monkeypatch.setattr(compare_models, "predictions_of", lambda *a, **k: pytest.fail("computed again"))
     assert compare(["plain", "loud"], saved, resamples=100) == first
 
 

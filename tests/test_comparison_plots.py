@@ -69,7 +69,8 @@ def test_ranking(result):
     figure = plots.plot_ranking(result)
     assert_nothing_overlaps(figure)
     shown = [text for text, _ in texts(figure)]
-    assert {"1", "2–3", "2–4", "3–4", "not told apart", "best *"} <= set(shown)
+    assert {"1", "2–3", "2–4", "3–4", "not told apart", "best *", "+0.0800 ± 0.0100"} <= set(shown)
+    assert figure.get_suptitle().startswith("best is ahead of the others")
     side = figure.axes[1]
     bars = [line for line in side.lines if line.get_linewidth() == 5]
     heights = sorted((line.get_xdata()[0], sum(line.get_ydata()) / 2) for line in bars)
@@ -79,6 +80,21 @@ def test_ranking(result):
         2,
         3,
     ]  # group b beside middle and other, c beside other and last
+
+
+def test_an_interval_without_seeds_is_marked(result):
+    assert plots.ALONE not in plots.plot_ranking(result).get_suptitle()
+    result["pairs"][0]["method"] = "documents"
+    figure = plots.plot_ranking(result)
+    assert f"{plots.ALONE} one run of each" in figure.get_suptitle()
+    assert "+0.0800 ± 0.0100 °" in [text for text, _ in texts(figure)]
+    assert_nothing_overlaps(figure)
+
+
+def test_headline(result):
+    models = result["models"]
+    models["best"]["rank"], models["middle"]["rank"] = [1, 2], [1, 3]
+    assert plots.plot_ranking(result).get_suptitle().startswith("best or middle: noise leaves open which is ahead")
 
 
 def test_differences(result):
@@ -104,6 +120,7 @@ def test_breakdown():
     assert_nothing_overlaps(figure)
     assert figure.axes[0].get_xlim()[1] < 1  # the one wild interval does not squeeze the others
     assert "+2.0000 ± 9.0000" in [text for text, _ in texts(figure)]
+    assert [line.get_marker() for ax in figure.axes for line in ax.lines].count(">") == 1  # its dot lies further out
 
 
 def test_story():
@@ -120,7 +137,7 @@ def test_story():
 
 
 def test_lines_of_a_story_fit():
-    lines = plots._wrap_story([" word"] * 100 + ["\nnew", " x" * 150])
+    lines = plots.wrap_story([" word"] * 100 + ["\nnew", " x" * 150])
     assert all(column + len(text) <= plots.STORY_COLUMNS for line in lines for column, text, _ in line)
     assert lines[-3][0][:2] != (0, " word")
     assert sum(len(line) for line in lines) >= 102
@@ -146,9 +163,74 @@ def test_reliability_and_accuracy(calibrated):
     assert rows == ["one", "bigram (x)", "two", "bigram (y)"]  # tokenizers stay together
 
 
+def share(accuracy, half=0.03, chance=0.5):
+    interval = [max(0.0, accuracy - half), min(1.0, accuracy + half)]
+    return {
+        "accuracy": accuracy, "interval": interval, "count": 1000, "chance": chance,
+        "chance_interval": [chance - 0.02, chance + 0.02],
+    }  # fmt: skip
+
+
+def test_minimal_pairs():
+    def one(good, bad):
+        by = {"field": {"syntax": share(good), "syntax_semantics": share(bad)}}
+        return share((good + bad) / 2) | {"name": "pairs.jsonl", "fewest_tokens": 0.52, "by": by}
+
+    figure = plots.plot_pairs({"one": one(0.7, 0.51), "$two$": one(0.9, 1.0)})
+    assert_nothing_overlaps(figure)
+    assert figure.get_suptitle().endswith("with fewer tokens would get 52.0 of all.")
+    shown = [text for text, _ in texts(figure)]
+    assert {"syntax (1,000)", "syntax semantics (1,000)", "all (1,000)", "70.0 (67.0 to 73.0)"} <= set(shown)
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o" and len(line.get_xdata())]
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, False, False, False, True, False]
+    assert dots[5].get_xdata()[0] == 100  # of the second model, in the last group
+    ungrouped = one(0.7, 0.51) | {"by": {}}
+    assert [t.get_text() for t in plots.plot_pairs({"one": ungrouped}).axes[0].get_yticklabels()] == ["all (1,000)"]
+
+
+def test_multiple_choice():
+    sets = [("ARC", 0.25, 0.25), ("PIQA", 0.6, 0.5)]
+    found = [
+        {"format": name, "count": 300, "sum": share(0.9), "per_byte": share(value, chance=chance)}
+        for name, value, chance in sets
+    ]
+    figure = plots.plot_choices({"one": found, "two": found})
+    assert_nothing_overlaps(figure)
+    shown = [text for text, _ in texts(figure)]
+    assert {"ARC (300)", "25.0 (22.0 to 28.0)", "60.0 (57.0 to 63.0)"} <= set(shown)
+    low, high = figure.axes[0].collections[0].get_paths()[0].get_extents().intervalx
+    assert (low, high) == (pytest.approx(23), pytest.approx(27))  # guessing, in each set its own
+    assert "90.0 (87.0 to 93.0)" in [text for text, _ in texts(plots.plot_choices({"one": found}, measure="sum"))]
+    with pytest.raises(ValueError, match="no set was scored"):
+        plots.plot_choices({"one": [], "two": []})
+
+
+def test_positions():
+    def one(tokenizer, offset, last):
+        edges = [(1, 1), (2, 2), (3, 4), (5, 8), (9, last)]
+        score = {"value": 2.0 - offset, "half_width": 0.05}
+        rows = [{"low": a, "high": b, "tokens": 9, "bits_per_byte": score, "nats_per_token": score} for a, b in edges]
+        return {"tokenizer": tokenizer, "rows": rows}
+
+    found = {"one": one("x", 0.1, 16), "one-seed2": one("x", 0.2, 16), "two": one("y", 0.5, 12)}
+    figure = plots.plot_positions(found)
+    assert_nothing_overlaps(figure)
+    shown = [text for text, _ in texts(figure)]
+    assert {"one (2 seeds)", "two", "1", "3–4", "9–16", "bits per byte"} <= set(shown)
+    assert any("Different tokenizers (x: one; y: two)" in text for text in shown)
+    curves = [line for line in figure.axes[0].lines if line.get_marker() == "o" and len(line.get_xdata()) == 5]
+    assert [line.get_ydata()[0] for line in curves] == pytest.approx([1.9, 1.8, 1.5])
+    assert curves[0].get_color() == curves[1].get_color() != curves[2].get_color()
+    alone = plots.plot_positions({"one": one("x", 0.1, 16)}, "nats_per_token")
+    assert not any("Different tokenizers" in text for text, _ in texts(alone))
+    with pytest.raises(ValueError, match="score='bits'"):
+        plots.plot_positions(found, "bits")
+
+
 def test_pareto(result):
     prices = {"best": 2.0, "middle": 1.0, "other": 1.5, "last": 3.0}
-    costs = {name: dict.fromkeys(COLUMNS, price * 1e5) | {"peak_memory_mb": math.nan} for name, price in prices.items()}
+    unknown = dict.fromkeys(("peak_memory_mb", "peak_gpu_memory_mb"), math.nan)
+    costs = {name: dict.fromkeys(COLUMNS, price * 1e5) | unknown for name, price in prices.items()}
     figure = plots.plot_pareto(costs, result)
     assert_nothing_overlaps(figure)
     open_dots = [[line.get_markerfacecolor() == "white" for line in ax.lines[:4]] for ax in figure.axes]

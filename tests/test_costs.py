@@ -11,6 +11,7 @@ from config import ModelConfig
 from lab import files
 from lab.attention_maps import attention_maps, next_tokens, weights_of
 from lab.costs import costs, decode_state, flops_per_token, table, unbeaten
+from lab.runs import larger, most_memory
 from lab.saving import save_model
 from model import GPT, LAYERS, find_block, make_context
 from tokenizer import ByteTokenizer
@@ -59,6 +60,24 @@ def test_costs_of_saved_models(tmp_path, monkeypatch):
     frame = table(found, {"one": 1.2, "two": 1.1})
     assert list(frame.index) == ["two", "one"]
     assert "peak MB" not in frame  # nobody recorded it
+    (tmp_path / "one" / "run.json").write_text(json.dumps(record | {"peak_memory_mb": 512.5}))
+    (tmp_path / "two" / "run.json").write_text(json.dumps(record | {"peak_memory_mb": None}))  # Windows
+    frame = table(costs(["one", "two"]))
+    assert frame.loc["one", "peak MB"] == 512.5
+    assert math.isnan(frame.loc["two", "peak MB"])
+
+
+def test_peak_memory_is_this_processs_and_a_resumed_run_keeps_the_larger():
+    found = most_memory(torch.device("cpu"))
+    assert list(found) == ["peak_memory_mb"]
+    assert 50 < found["peak_memory_mb"] < 100_000
+    held = torch.ones(40_000_000)  # 160 MB
+    assert most_memory(torch.device("cpu"))["peak_memory_mb"] >= found["peak_memory_mb"] + held.nbytes / 4e6 or (
+        found["peak_memory_mb"] > 700  # what the tests before this one held leaves room for it
+    )
+    assert larger({}, {"peak_memory_mb": 3.0}) == larger({"peak_memory_mb": 2.0}, {"peak_memory_mb": 3.0})
+    assert larger({"peak_memory_mb": None}, {"peak_memory_mb": None}) == {"peak_memory_mb": None}
+    assert larger({"peak_memory_mb": None}, {"peak_memory_mb": 4.0}) == {"peak_memory_mb": 4.0}
 
 
 def test_beaten_only_beyond_noise_and_at_no_higher_price():

@@ -266,7 +266,7 @@ def test_a_long_line_is_not_read_to_its_end(tmp_path):
 
     (tmp_path / "long").write_bytes(b"x" * 10**7)
     with open(tmp_path / "long", "rb") as file, pytest.raises(ValueError, match="line 1: longer"):
-        list(records._lines(counting := Counting(file), "long"))
+        list(records.file_lines(counting := Counting(file), "long"))
     assert counting.read == records.MAX_LINE + 1
 
 

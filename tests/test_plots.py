@@ -132,6 +132,19 @@ def test_curves_hold_the_numbers_of_the_logs():
     assert "tokens seen in training" in texts(figure)
 
 
+@pytest.mark.parametrize("x", ["FLOPs", "Training FLOPs"])
+def test_flops_are_three_forward_passes_over_the_tokens_seen(real_models, x):
+    from lab.costs import flops_per_token
+    from lab.saving import load_model
+
+    write_log("real")
+    figure = plots.plot_column_from_csv("real", x=x, y="Bits Per Byte")
+    per_token = flops_per_token(load_model("real")[0])
+    expected = [3 * per_token * 4096 * step for step in STEPS]
+    assert lines(figure)[0].get_xdata().tolist() == pytest.approx(expected)
+    assert "tokens seen × 3 × FLOPs of a forward pass per token" in texts(figure)
+
+
 def test_a_path_or_one_name_will_do(models):
     for one in ("small", models / "small", ["small"]):
         (line,) = lines(plots.plot_column_from_csv(one))
@@ -192,6 +205,25 @@ def test_many_models_get_distinct_colours_and_a_legend():
     figure = plots.plot_column_from_csv(names)
     assert len({tuple(matplotlib.colors.to_rgb(line.get_color())) for line in lines(figure)}) == 12
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == names
+
+
+def test_panels_show_the_same_curves_against_several_measures(monkeypatch):
+    monkeypatch.setattr(plots, "_flops_per_token", lambda folder: {"wide": 200.0}.get(folder.name, 100.0))
+    names = ["small", "small-seed2", "wide"]
+    figure = plots.plot_curves(names, trim_percentage=0)
+    assert [ax.get_xlabel() for ax in figure.axes] == [
+        "optimizer steps", "tokens seen in training", "training time (seconds)",
+        "FLOPs of training (tokens seen × 3 × FLOPs of\na forward pass per token)",
+    ]  # fmt: skip
+    for ax in figure.axes:
+        assert [line.get_label() for line in ax.get_lines()] == names
+    flops = [line.get_xdata()[-1] for line in figure.axes[3].get_lines()]
+    assert flops == [3 * 100 * 1000 * 4096] * 2 + [3 * 200 * 1000 * 4096]  # forward once, backward twice
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["small (2 seeds)", "wide"]
+    assert len([ax for ax in plots.plot_curves(names, xs=["Step"]).axes if ax.get_visible()]) == 1
+    with pytest.raises(ValueError, match="models=\\[\\]"):
+        plots.plot_curves([])
 
 
 # ---------------------------------------------------------------- what can't be compared
@@ -325,27 +357,6 @@ def test_table_without_an_evaluation_quotes_the_validation(models, real_models):
 
 def test_seeds_are_found(real_models):
     assert plots.with_seeds(["untied", "real", "gone"]) == ["untied", "real", "real-seed2", "gone"]
-
-
-def test_seeds_are_summed_up(real_models):
-    table = plots.compare_table(real_models)
-    spread = plots.seed_spread(table)
-    assert spread["seeds"].to_dict() == {"real": 2, "untied": 1}
-    both = table.loc[["real", "real-seed2"], "bits per byte"]
-    assert spread.loc["real", "mean"] == pytest.approx(both.mean())
-    assert (spread.loc["real", "lowest"], spread.loc["real", "highest"]) == (both.min(), both.max())
-
-
-def test_pictures_of_scores(real_models):
-    from lab.evaluation import results_of
-
-    results = results_of(real_models)
-    assert "Measured on different text" not in texts(plots.plot_scores(results))
-    assert "ifferent" not in texts(plots.plot_top_k(results, real_models))
-    evaluate_saved("untied", ["another"], text="other.txt", save=True)
-    results["untied"] = {**results["untied"], "fingerprint": "another", "text": "other.txt"}
-    for figure in (plots.plot_scores(results), plots.plot_top_k(results)):
-        assert "stories.txt (2 documents); other.txt" in texts(figure).replace("\n", " ")
 
 
 def test_samples_side_by_side(real_models):

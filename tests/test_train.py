@@ -177,6 +177,7 @@ def test_a_run_leaves_everything_that_is_needed(tcfg, tmp_path):
     record = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
     assert record["final"]["bits_per_byte"] == min(row["Bits Per Byte"] for row in rows)
     assert record["parameters"]["total"] == sum(p.numel() for p in run.model.parameters())
+    assert record["peak_memory_mb"] > 50
     assert record["text"]["name"] == "stories.txt" and str(tmp_path) not in json.dumps(record)
     model, tok, cfg = load_model(run.folder)
     assert cfg == CFG and same_weights(model, run.model) and tok.fingerprint == run.tok.fingerprint
