@@ -82,6 +82,7 @@ SETTINGS = {
     "0.5m": Setting("the preset: embedding scale, ReLU² and value residual together", preset="0.5m"),
     "0.5m, own values": Setting("the preset without value residual", {"attn_block": "MQA"}, preset="0.5m"),
     "0.5m, convolutions": Setting("the preset with the base's convolutions", {"recipe": CONVOLVED}, preset="0.5m"),
+    "adamw 0.0015": Setting("AdamW for all, rate 0.0015", train=ADAMW | {"lr_max": 0.0015}),
     "adamw 0.003": Setting("AdamW for all, rate 0.003", train=ADAMW | {"lr_max": 0.003}),
     "adamw 0.006": Setting("AdamW for all, rate 0.006", train=ADAMW | {"lr_max": 0.006}),
     "adamw 0.012": Setting("AdamW for all, rate 0.012", train=ADAMW | {"lr_max": 0.012}),
