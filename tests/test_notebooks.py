@@ -1,5 +1,6 @@
 """Every notebook from top to bottom in its quick form, and the runner behind `make train` and `make notebooks`."""
 
+import base64
 import hashlib
 import io
 import os
@@ -14,9 +15,9 @@ import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from test_repository import NOTEBOOKS, committed
+from test_repository import NOTEBOOKS, cells_of, committed, texts_of
 
-from lab import notebooks
+from lab import compare_models, notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 120  # a minute is what FAST=1 promises; other tests run at the same time
@@ -80,6 +81,19 @@ def test_notebook_runs_from_another_folder(checkout, tmp_path):
     assert not contents(elsewhere)
 
 
+@pytest.mark.notebook
+def test_the_report_shows_what_the_folders_keep(monkeypatch):
+    """model_evaluation.ipynb was executed after the last evaluation of the models that lie beside it."""
+    missing = "not kept: python -m lab.evaluation NAME --text FILE --save"
+    monkeypatch.setattr(compare_models, "predictions_of", lambda *a, **k: pytest.fail(missing))
+    cells = cells_of("model_evaluation", "code")
+    settings = {"os": os}
+    exec(next(cell["source"] for cell in cells if "MODELS = " in cell["source"]), settings)
+    shown = "\n".join(text for cell in cells for output in cell["outputs"] for text in texts_of(output))
+    for pair in compare_models.compare(settings["MODELS"], settings["TEXT"])["pairs"]:
+        assert pair["sentence"] in shown
+
+
 # ------------------------------------------------------------------------------------------------------ the runner
 
 
@@ -129,6 +143,34 @@ def test_text_is_shown_and_pictures_are_not(tmp_path):
     notebooks.execute(notebook, tmp_path, out=out)
     assert out.getvalue().split("\n") == ["", "A title", "printed", "**bold**", "'last value'", ""]
     assert "image/png" in notebook.cells[2].outputs[0].data
+
+
+def test_pictures_are_small_and_look_the_same(tmp_path):
+    from PIL import Image, ImageChops
+
+    plot = "import matplotlib.pyplot as plt\nplt.imshow([[i * j for i in range(99)] for j in range(99)])\nplt.show()"
+    notebook = nbformat.read(write_notebook(tmp_path / "plot.ipynb", plot), as_version=4)
+    png = base64.b64encode(picture_of(400, 300)).decode()
+    small = notebooks.with_few_colours(png)
+    assert len(small) < 0.7 * len(png)
+    before, after = (Image.open(io.BytesIO(base64.b64decode(x))).convert("RGB") for x in (png, small))
+    assert max(high for _, high in ImageChops.difference(before, after).getextrema()) < 40
+    assert notebooks.with_few_colours(small) == small
+    notebooks.execute(notebook, tmp_path)
+    assert Image.open(io.BytesIO(base64.b64decode(notebook.cells[1].outputs[-1].data["image/png"]))).mode == "P"
+
+
+def picture_of(width: int, height: int) -> bytes:
+    """A PNG of a plot with a line, text and all shades of a colour map."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 3, 1, 2])
+    right.imshow([[i + j for i in range(64)] for j in range(64)])
+    file = io.BytesIO()
+    figure.savefig(file, format="png", facecolor="white")
+    return file.getvalue()
 
 
 def test_a_status_line_is_redrawn():
