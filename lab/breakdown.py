@@ -419,6 +419,7 @@ def findings(found: dict) -> list[str]:
             rows = [r for r in found["by"].get(sorting, []) if r["told_apart"] and sign * r["difference"] > 0]
             best = max(rows, key=lambda row: abs(row["difference"]), default=None)
             lines += [] if best is None else [_finding(name, best, phrase)]
+    lines = list(dict.fromkeys(lines))  # punctuation is a kind of its own in two sortings
     return lines or ["on no kind of words is either better beyond noise"]
 
 
