@@ -78,9 +78,9 @@ def plot_ranking(result: dict) -> Figure:
         if name in behind:
             distance = f"+{-behind[name]['difference']:.4f} ± {behind[name]['half_width']:.4f}" + _mark(behind[name])
             side.text(0.19, row, distance, va="center", fontsize=9)
-        side.text(0.62, row, rank, va="center", fontsize=9)
+        side.text(0.65, row, rank, va="center", fontsize=9)
     _draw_groups(side, [model["group"] for model in models.values()])
-    for place, heading in ((0.0, "mean"), (0.19, "behind the first"), (0.62, "rank"), (0.75, "not told apart")):
+    for place, heading in ((0.0, "mean"), (0.19, "behind the first"), (0.65, "rank"), (0.77, "not told apart")):
         side.text(place, -0.75, heading, va="bottom", fontsize=8.5, color="#444444")
     side.set_xlim(0, 1)
     side.axis("off")

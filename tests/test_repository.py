@@ -227,8 +227,9 @@ def test_commands_of_the_readme_exist():
     assert {"train", "test"} <= named <= targets
     scripts = set(re.findall(r"python3? ([\w/]+\.py)", readme()))
     modules = set(re.findall(r"python3? -m ((?:lab|benchmarks)[\w.]*)", readme()))
-    named = scripts | {name.replace(".", "/") + ".py" for name in modules}
-    assert not [name for name in named if not (ROOT / name).exists()]
+    assert not [name for name in scripts if not (ROOT / name).exists()]
+    paths = {name: ROOT / name.replace(".", "/") for name in modules}  # of a module or, with __main__.py, a package
+    assert not [n for n, p in paths.items() if not (p.with_suffix(".py").exists() or (p / "__main__.py").exists())]
 
 
 def test_links_of_the_readme_lead_somewhere():
