@@ -116,6 +116,7 @@ def serve_loop(pipe: Connection, batch: int, steps: int, threads: int) -> None:
     """Trains a 0.5m preset by `train` with evaluation off; sends the share outside of `Step` and the peak in MB."""
     import train as training
     from lab.progress import TerminalProgress
+    from lab.runs import most_memory
 
     spans, peaks = [], []  # start and end of each step; largest memory until then
 
@@ -124,7 +125,7 @@ def serve_loop(pipe: Connection, batch: int, steps: int, threads: int) -> None:
             started = time.perf_counter()
             loss = super().__call__(x, y)
             spans.append((started, time.perf_counter()))
-            peaks.append(peak_memory())  # drawing the loss curve at the very end is not counted
+            peaks.append(most_memory(self.device)["peak_memory_mb"])  # before the loss curve is drawn
             return loss
 
     training.Step = Timed
@@ -138,14 +139,6 @@ def serve_loop(pipe: Connection, batch: int, steps: int, threads: int) -> None:
     loop = spans[-steps:]  # those before belong to the probe
     outside = 1 - sum(end - start for start, end in loop) / (loop[-1][1] - loop[0][0])
     pipe.send((outside, peaks[-1]))
-
-
-def peak_memory() -> float:
-    """Largest resident memory of this process so far, in MB."""
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if platform.system() == "Darwin" else peak * 1024 / 1e6  # bytes there, KiB elsewhere
 
 
 # ---------------------------------------------------------------- taking turns

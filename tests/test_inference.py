@@ -348,10 +348,10 @@ def test_folded_steps_give_the_models_logits(name, rows):
             expected = model(torch.tensor([row[-1:] for row in rows]), ctx)[:, -1]
 
 
-@pytest.mark.parametrize("choose", [Choice(0), Choice(1.0)], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("choose", [Choice(0), Choice(1.0), Choice(1.0, top_p=0.9)], ids=str)
 @pytest.mark.parametrize("name", ["debug", "the winner's", "value residual", "alibi"])
 def test_folded_steps_give_the_same_text_past_full_windows(name, choose):
-    model = random_model(**SHAPES[name])
+    model = random_model(seed=1, **SHAPES[name])  # with 0, debug has a tie at the nucleus' edge
     prompts = [[1, 70], [1], [1, *range(40, 75)], [1, 9, 9]]
     plain, folded = (
         list(new_tokens(model, prompts, choose, inference._generators(0, 4), max_new_tokens=200, stop_id=2, folded=way))
