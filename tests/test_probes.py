@@ -19,6 +19,7 @@ from lab.probes.tasks import (
     ALL_FACTS,
     ASK,
     IGNORE,
+    SWAPS,
     TASKS,
     chance,
     draw_rows,
@@ -101,6 +102,8 @@ def test_solvers_by_hand():
     assert solve_fuzzy([1, 9, 10, 1, 2, 11, 1, 2], 7) == 11
     assert TASKS["copying"].solve([14, 3, 14, 5, 15, 14, 14], 6) == 5
     assert TASKS["parity"].solve([1, 0, 1, 1], 3) == 1
+    swap = {pair: token for token, pair in enumerate(SWAPS, start=5)}
+    assert TASKS["cups"].solve([swap[1, 2], swap[0, 3], swap[1, 3], swap[0, 4]], 3) == 1  # 0, 3, 1, 1
     assert TASKS["induction"].solve([4, 7, 9, 4], 3) == 7
 
 
@@ -108,7 +111,7 @@ FINGERPRINTS = {
     "recall": "9300bfaee7f67be1", "fuzzy": "d10d6cf2b8c94507", "noisy": "153218b47f9959a0",
     "copying": "b7fc75a35add9fd1", "compression": "b7621ae810785239",
     "memorisation": "e2e9d3534d25c3c2", "induction": "f56242dbb914ca7e",
-    "parity": "9168983ed9dfa2d4",
+    "parity": "9168983ed9dfa2d4", "cups": "e000baacec0203f9",
 }  # fmt: skip
 
 
@@ -286,18 +289,27 @@ def test_full_trains_each_level_by_itself():
 def test_a_card_is_kept_and_a_torn_file_is_named_and_done_again(own_cache, monkeypatch):
     first = probe(ATTENTION, tasks=["parity", "copying"], settings=TINY, workers=1, progress=False)
     files = sorted(own_cache.iterdir())
-    assert [path.name.partition("-")[0] for path in files] == ["copying", "parity"]
+    assert [path.name.partition("-")[0] for path in files] == ["copying"] * 4 + ["parity"] * 4
     monkeypatch.setattr(card, "run_job", lambda job: pytest.fail("trained again"))
     assert probe(ATTENTION, tasks=["parity", "copying"], settings=TINY, workers=1, progress=False) == first
     assert list(probe(ATTENTION, tasks=["parity"], settings=TINY, progress=False).tasks) == ["parity"]
     monkeypatch.undo()
     monkeypatch.setenv("SANDBOX_CACHE", str(own_cache.parent))
-    for content in (files[0].read_text()[:99], "", "{}", '{"key": 1, "runs": []}'):
+    for content in (files[0].read_text()[:99], "", "{}", '{"key": 1, "run": {}}'):
         files[0].write_text(content)
-        with pytest.warns(UserWarning, match=r"copying-\w+\.json is damaged .*: these runs are done again"):
+        with pytest.warns(UserWarning, match=r"copying-\w+\.json is damaged .*: this run is done again"):
             again = probe(ATTENTION, tasks=["parity", "copying"], settings=TINY, workers=1, progress=False)
         assert again.tasks["parity"] == first.tasks["parity"]
         json.loads(files[0].read_text())
+
+
+def test_a_card_with_more_seeds_goes_on_from_a_smaller_one(monkeypatch):
+    one = probe(ATTENTION, tasks=["parity"], settings=dataclasses.replace(TINY, seeds=1), workers=1, progress=False)
+    trained = []
+    monkeypatch.setattr(card, "run_job", lambda job: trained.append(job) or run_job(job))
+    two = probe(ATTENTION, tasks=["parity"], settings=TINY, workers=1, progress=False)
+    assert [(job.rate, job.seed) for job in trained] == [(0.5, 1), (1.5, 1)]
+    assert [run for run in two.tasks["parity"]["runs"] if run["seed"] == 0] == one.tasks["parity"]["runs"]
 
 
 def test_a_changed_block_is_trained_again(block, own_cache):

@@ -1,4 +1,4 @@
-"""What an architecture can do, in ten minutes on two cores: a card of eight synthetic tasks.
+"""What an architecture can do, in ten minutes on two cores: a card of nine synthetic tasks.
 
     card = probe("Norm->RGLRU->+->Norm->MLP->+")           # a recipe, a saved model's name or folder, or a ModelConfig
     print(card);  card.df();  card                         # in a notebook the last shows a table

@@ -20,11 +20,11 @@ def main(arguments: list[str] | None = None) -> None:
         fresh: bool = False,
         picture: str = "",
     ) -> None:
-        """Capability cards: what small copies of an architecture learn to do on eight synthetic tasks.
+        """Capability cards: what small copies of an architecture learn to do on nine synthetic tasks.
 
         Args:
             subjects: recipes such as "Norm->Attn->+->Norm->MLP->+", names of saved models, or paths to their folders
-            tasks: some of recall, fuzzy, noisy, copying, compression, memorisation, induction, parity
+            tasks: some of recall, fuzzy, noisy, copying, compression, memorisation, induction, parity, cups
             full: a copy for each level of difficulty, harder levels, more rates and seeds
             seconds: CPU seconds of training for each run, at most
             seeds: runs for each rate

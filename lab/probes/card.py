@@ -51,7 +51,7 @@ class Settings:
 
     seconds: float = 15.0  # CPU seconds of training for each run, at most
     seeds: int = 2
-    rates: tuple[float, ...] = (0.5, 1.5)  # learning rates, in units of those in training.py
+    rates: tuple[float, ...] = (0.15, 0.6)  # learning rates, in units of those in training.py
     full: bool = False  # a copy for each level of difficulty, and harder levels, too
 
     def __post_init__(self):
@@ -66,7 +66,7 @@ class Settings:
         return asdict(self) | {"seconds": float(self.seconds), "rates": [float(rate) for rate in self.rates]}
 
 
-FULL = Settings(seeds=3, rates=(0.25, 0.5, 1.0, 2.0), full=True)
+FULL = Settings(seeds=3, rates=(0.1, 0.2, 0.4, 0.8), full=True)
 
 
 # ---------------------------------------------------------------- the card
@@ -153,6 +153,8 @@ class Card:
         lines = ["Accuracy in per cent, mean over seeds at the best rate. Chance: the best rule that ignores the task."]
         if any(not level["trained"] for task in self.tasks.values() for level in task["levels"]):
             lines.append("*: longer than any row in training; not part of the score.")
+        if smaller := [TASKS[name].title for name in self.tasks if TASKS[name].deviates]:
+            lines.append(f"Smaller than in MAD, arXiv 2403.17844 (TASKS[...].deviates says how): {', '.join(smaller)}.")
         for name, task in self.tasks.items():
             runs, broken = len(task["runs"]), [run for run in task["runs"] if run["diverged"]]
             if broken:
@@ -236,7 +238,7 @@ def probe(
     settings: other amounts than the quick card's or the full one's. tasks: some of TASKS; None: all.
     name: what the card is called; None: the saved model's name, or the recipe.
     workers: processes, one thread each. With 1, and for blocks that were defined in a notebook, all runs here.
-    fresh: train again what was found before. Each finished task is kept in the cache folder, so that an interrupted
+    fresh: train again what was found before. Each finished run is kept in the cache folder, so that an interrupted
     call goes on where it was; a saved model's card is also kept in its evaluation.json, with save=False it is not.
     Raises: ValueError for an unknown task or an architecture that cannot do the tasks (it needs a memory, sees ahead),
     FileNotFoundError for a model that isn't there.
@@ -285,19 +287,17 @@ def _named(card: Card, name: str | None) -> Card:
 def _measure(
     cfg: ModelConfig, settings: Settings, names: Sequence[str], workers: int, fresh: bool, progress: bool
 ) -> dict[str, dict]:
-    """What `summarise` says of each task: from the cache, or trained and put there as soon as a task is finished."""
+    """What `summarise` says of each task: runs from the cache, or trained and put there as soon as they end."""
     code = _fingerprint_of_code(cfg)
-    files = {name: _cache_file(cfg, settings, name, code) for name in names}
-    runs = {name: [] if fresh or code is None else _read_cache(*files[name]) for name in names}
-    jobs = [job for name in names if not runs[name] for job in jobs_of(cfg, settings, name)]
-    left = {name: sum(job.task == name for job in jobs) for name in names}
-    for run in _run_all(jobs, 1 if _needs_this_process(cfg) else workers, progress):
-        name = run["task"]
-        runs[name].append(run)
-        if len(runs[name]) == left[name] and code is not None:
-            path, key = files[name]
-            write_json(path, {"key": key, "runs": runs[name]})
-    return {name: summarise(name, runs[name]) for name in names}
+    jobs = [job for name in names for job in jobs_of(cfg, settings, name)]
+    runs = {} if fresh or code is None else {job: run for job in jobs if (run := _read_cache(job, code))}
+    left = [job for job in jobs if job not in runs]
+    for job, run in _run_all(left, 1 if _needs_this_process(cfg) else workers, progress):
+        runs[job] = run
+        if code is not None:
+            path, key = _cache_file(job, code)
+            write_json(path, {"key": key, "run": run})
+    return {name: summarise(name, [runs[job] for job in jobs if job.task == name]) for name in names}
 
 
 def jobs_of(cfg: ModelConfig, settings: Settings, name: str) -> list[Job]:
@@ -313,24 +313,26 @@ def jobs_of(cfg: ModelConfig, settings: Settings, name: str) -> list[Job]:
     ]  # fmt: skip
 
 
-def _run_all(jobs: Sequence[Job], workers: int, progress: bool) -> Iterator[dict]:
-    """The result of each job, as they are finished. Raises RuntimeError if worker processes can't be started."""
+def _run_all(jobs: Sequence[Job], workers: int, progress: bool) -> Iterator[tuple[Job, dict]]:
+    """Each job with its result, as they are finished. Raises RuntimeError if worker processes can't be started."""
     from tqdm import tqdm
 
+    one_by_one = workers == 1 or len(jobs) < 2
     bar = tqdm(
         total=len(jobs), desc="probing", unit=" runs", disable=not progress or not jobs, leave=False, file=sys.stderr
     )
     with bar:
-        for run in map(run_job, jobs) if workers == 1 or len(jobs) < 2 else _run_in_processes(jobs, workers):
+        for job, run in ((job, run_job(job)) for job in jobs) if one_by_one else _run_in_processes(jobs, workers):
             bar.update()
-            yield run
+            yield job, run
 
 
-def _run_in_processes(jobs: Sequence[Job], workers: int) -> Iterator[dict]:
+def _run_in_processes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, dict]]:
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
     try:
-        for future in as_completed([pool.submit(run_job, job) for job in jobs]):
-            yield future.result()
+        started = {pool.submit(run_job, job): job for job in jobs}
+        for future in as_completed(started):
+            yield started[future], future.result()
     except BrokenProcessPool as error:
         raise RuntimeError(
             "a worker process ended by itself: in a script, call probe() below `if __name__ == '__main__':`; where "
@@ -388,29 +390,28 @@ def _chance(name: str, level: int) -> float:
 # ---------------------------------------------------------------- the cache
 
 
-def _cache_file(cfg: ModelConfig, settings: Settings, name: str, code: str | None) -> tuple[Path, dict]:
-    """Where a task's runs are kept, and what they depend on."""
-    key = {
-        "protocol": PROTOCOL, "task": name, "rows": fingerprint(TASKS[name]), "config": cfg.to_dict(),
-        "settings": settings.to_dict(), "code": code,
-    }  # fmt: skip
+def _cache_file(job: Job, code: str) -> tuple[Path, dict]:
+    """Where a run is kept, and what it depends on. A card with more seeds or rates so goes on from a smaller one."""
+    key = {"protocol": PROTOCOL, "rows": fingerprint(TASKS[job.task]), "code": code} | asdict(job)
+    key |= {"levels": list(job.levels), "tested": list(job.tested)}  # as JSON holds them
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    return cache_folder() / "probes" / f"{name}-{digest}.json", key
+    return cache_folder() / "probes" / f"{job.task}-{digest}.json", key
 
 
-def _read_cache(path: Path, key: dict) -> list[dict]:
-    """The runs kept there, [] if there are none. A damaged file is named in a warning, and its runs are done again."""
+def _read_cache(job: Job, code: str) -> dict | None:
+    """The run kept there, None if there is none. A damaged file is named in a warning, and its run is done again."""
+    path, key = _cache_file(job, code)
     if not path.is_file():
-        return []
+        return None
     try:
         content = read_json(path)
-        if content.get("key") != key or not content.get("runs"):
+        if content.get("key") != key:
             raise ValueError(f"{shown(path)} does not hold what its name says")
-        summarise(key["task"], content["runs"])
+        summarise(job.task, [content["run"]])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        warnings.warn(f"{shown(path)} is damaged ({error}): these runs are done again", stacklevel=2)
-        return []
-    return content["runs"]
+        warnings.warn(f"{shown(path)} is damaged ({error}): this run is done again", stacklevel=2)
+        return None
+    return content["run"]
 
 
 def _blocks(cfg: ModelConfig) -> list[type]:

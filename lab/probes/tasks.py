@@ -1,12 +1,14 @@
-"""The eight synthetic tasks of the capability card: generators, exact solvers, and what guessing would give.
+"""The nine synthetic tasks of the capability card: generators, exact solvers, and what guessing would give.
 
     x, y = draw_rows(TASKS["recall"], level=8, count=32, seed=1)   # (32, T) int64 each; y: -100 where nothing is asked
     TASKS["recall"].solve(row[: t + 1], t)                         # the answer at t, from what stands there
 
 Six are those of "Mechanistic Design and Scaling of Hybrid Architectures" (MAD), Poli et al. 2024, arXiv 2403.17844,
 with the settings of its published code (repository athms/mad-lab, configs/tasks) as far as 15 CPU-seconds allow;
-`deviates` says where they do not. Induction (Olsson et al. 2022, arXiv 2209.11895) and parity, the smallest task whose
-state has to be tracked, are added.
+`deviates` says where they do not. Added are induction (Olsson et al. 2022, arXiv 2209.11895), parity, the smallest task
+whose state has to be tracked, and swapped cups, whose states change in an order that matters: following one thing under
+permutations of five is the word problem that "The Illusion of State in State-Space Models" (Merrill et al. 2024, arXiv
+2404.08819) shows to be beyond attention and diagonal recurrences of fixed depth, as rows get longer.
 
 Every row is drawn afresh, from uniform numbers of `RandomState`, whose stream NumPy has promised never to change: the
 same seed gives the same bytes. Rows whose hash falls into one class of 16 are kept for evaluation, all others are for
@@ -19,6 +21,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.random import RandomState
@@ -209,7 +212,7 @@ def solve_compression(row: Sequence[int], t: int) -> int:
     return row[t]
 
 
-# ---------------------------------------------------------------- memorisation, induction, parity
+# ---------------------------------------------------------------- memorisation, induction
 
 
 FACTS = (16, 64, 256, 1024)  # sizes of the sets of facts, each with keys and values of its own
@@ -254,6 +257,9 @@ def solve_induction(row: Sequence[int], t: int) -> int:
     return row[list(row[:t]).index(row[t]) + 1]
 
 
+# ---------------------------------------------------------------- state tracking: parity, swapped cups
+
+
 def draw_parity(rng: RandomState, length: int, rows: int) -> Rows:
     """Random bits; at each, whether an odd number of ones has been read."""
     x = _numbers(rng, 2, rows, length)
@@ -262,6 +268,29 @@ def draw_parity(rng: RandomState, length: int, rows: int) -> Rows:
 
 def solve_parity(row: Sequence[int], t: int) -> int:
     return sum(row[: t + 1]) % 2
+
+
+CUPS = 5
+SWAPS = tuple(combinations(range(CUPS), 2))  # a token each, behind the cups' own
+
+
+def draw_cups(rng: RandomState, length: int, rows: int) -> Rows:
+    """Random swaps of two cups; after each, under which cup the ball is that lay under cup 0."""
+    swaps = _numbers(rng, len(SWAPS), rows, length)
+    ball, y = np.zeros(rows, np.int64), np.empty_like(swaps)
+    for t in range(length):
+        one, other = np.array(SWAPS)[swaps[:, t]].T
+        ball = np.where(ball == one, other, np.where(ball == other, one, ball))
+        y[:, t] = ball
+    return CUPS + swaps, y
+
+
+def solve_cups(row: Sequence[int], t: int) -> int:
+    cups = ["ball"] + [""] * (CUPS - 1)
+    for token in row[: t + 1]:
+        one, other = SWAPS[token - CUPS]
+        cups[one], cups[other] = cups[other], cups[one]
+    return cups.index("ball")
 
 
 # ---------------------------------------------------------------- all of them
@@ -304,6 +333,10 @@ TASKS = {
     "parity": Task(
         "parity", "an odd number of ones so far?", "bits", (8, 16, 32), (64,),
         draw_parity, solve_parity, lambda level: 2, beyond=True, late=True,
+    ),
+    "cups": Task(
+        "swapped cups", "five cups, two change places at a time: where is the ball?", "swaps", (4, 8, 16), (32,),
+        draw_cups, solve_cups, lambda level: CUPS + len(SWAPS), beyond=True, late=True,
     ),
 }  # fmt: skip
 

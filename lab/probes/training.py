@@ -134,9 +134,9 @@ def _check_causality(model: GPT, rows: np.ndarray) -> None:
 # ---------------------------------------------------------------- one run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
-    """One copy to train: plain values, so that it can be sent to another process."""
+    """One copy to train: plain values, so that it can be sent to another process. Each job equals itself alone."""
 
     cfg: dict
     task: str
