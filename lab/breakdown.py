@@ -29,8 +29,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lab.compare_models import choose_documents, draw_documents, find_runs, paired_difference
+from lab.compare_models import choose_documents, find_runs, paired_difference
 from lab.evaluation import token_losses
+from lab.intervals import draw_documents
 from lab.kept import Text, choose_text, given_text, kept, training_documents, weights_of
 from lab.plots import read_run
 from lab.saving import load_model

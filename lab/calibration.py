@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from lab import ngram
-from lab.compare_models import draw_documents, find_runs, symmetric_width, widen
+from lab.compare_models import runs_of
 from lab.evaluation import TOP
+from lab.intervals import draw_documents, symmetric_width, widen
 from lab.kept import (
     Text,
     choose_text,
@@ -249,7 +250,7 @@ def calibrate(
     save: keep the results in the models' evaluation.json (a baseline in that of every model beside which it stands);
     what is kept there is not computed again.  options: for `calibration_of`.
     """
-    runs = [run for members in find_runs(names, with_seeds).values() for run in members]
+    runs = runs_of(names, with_seeds)
     key = {"protocol": PROTOCOL, "options": options}
     chosen = choose_text([run.folder for run in runs], text, documents, "calibration", key)
     key["fingerprint"] = chosen.fingerprint

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lab.files import read_json
+from lab.intervals import draw_documents, symmetric_width, t_quantile, widen
 from lab.kept import (
     Text,
     choose_text,
@@ -93,11 +94,6 @@ def paired_difference(
         "method": method,
         "seeds": [len(a), len(b)],
     }
-
-
-def draw_documents(count: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each of `count` documents is drawn in each resample: (resamples, count) float32, rows sum to count."""
-    return np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=resamples).astype(np.float32)
 
 
 def _check_arrays(a: np.ndarray, b: np.ndarray, num_bytes: np.ndarray, level: float) -> None:
@@ -160,28 +156,6 @@ def half_by_bootstrap(a, b, num_bytes, drawn, level, seed) -> float:
         estimates.append((shares * _drawn_bits(nats, num_bytes, drawn)).sum(-1))
     estimate = _bits(a, num_bytes).mean() - _bits(b, num_bytes).mean()
     return symmetric_width(estimates[0] - estimates[1] - estimate, level)
-
-
-def symmetric_width(deviations: np.ndarray, level: float) -> float:
-    """What a share `level` of the deviations stays within; nan ones are left out."""
-    return np.nanquantile(np.abs(deviations), level)
-
-
-def widen(n: int) -> float:
-    """A bootstrap of n things shows their spread around their own mean, too small by sqrt((n - 1) / n)."""
-    return math.sqrt(n / (n - 1))
-
-
-def t_quantile(level: float, freedom: float) -> float:
-    """The t with P(|T| <= t) = level for Student's T with that many degrees of freedom, a whole number or not.
-
-    With T = sqrt(freedom) tan(u), the density of u is cos(u)^(freedom - 1), which is summed on a fine grid.
-    """
-    freedom = max(freedom, 1.0)
-    u = np.linspace(0, math.pi / 2, 20_001)
-    middles = np.cos((u[1:] + u[:-1]) / 2) ** (freedom - 1)
-    share = np.concatenate([[0.0], np.cumsum(middles)]) / middles.sum()
-    return math.sqrt(freedom) * math.tan(np.interp(level, share, u))
 
 
 # ---------------------------------------------------------------- saved models
@@ -257,6 +231,11 @@ def find_runs(names: Sequence[str | Path], with_seeds: bool = True) -> dict[str,
             siblings = (read_run(run.folder.parent / other) for other in list_models(run.folder.parent))
             members |= {other.name: other for other in siblings if other.family == run.family}
     return {family: list(members.values()) for family, members in families.items()}
+
+
+def runs_of(names: Sequence[str | Path], with_seeds: bool = True) -> list[Run]:
+    """The same runs one after another."""
+    return [run for members in find_runs(names, with_seeds).values() for run in members]
 
 
 def choose_documents(first: str | Path, text: str, documents: int) -> tuple[str, list[str]]:

@@ -22,7 +22,8 @@ import numpy as np
 
 from lab.breakdown import text_sizes
 from lab.calibration import ratio
-from lab.compare_models import draw_documents, find_runs
+from lab.compare_models import runs_of
+from lab.intervals import draw_documents
 from lab.kept import choose_text, kept, weights_of
 from lab.saving import load_model
 from lab.scoring import predictions_of, strip_newlines
@@ -48,7 +49,7 @@ def loss_by_position(
     `low` and `high` (positions from 1 on, both in it), `tokens`, and `nats_per_token` and `bits_per_byte`, each
     {"value", "half_width"} with the interval over documents.
     """
-    runs = [run for members in find_runs(names, with_seeds).values() for run in members]
+    runs = runs_of(names, with_seeds)
     key = {"protocol": PROTOCOL, "level": level, "resamples": resamples, "seed": seed}
     chosen = choose_text([run.folder for run in runs], text, documents, "positions", key)
     results = {}

@@ -13,7 +13,6 @@ from config import ModelConfig
 from lab import compare_models, files
 from lab.compare_models import (
     compare,
-    draw_documents,
     find_runs,
     kept,
     notes,
@@ -21,9 +20,9 @@ from lab.compare_models import (
     ranking,
     read_section,
     sentence,
-    t_quantile,
 )  # fmt: skip
 from lab.evaluation import evaluate, read_results
+from lab.intervals import draw_documents, t_quantile
 from lab.saving import load_model, save_model
 from model import GPT
 from tokenizer import ByteTokenizer

@@ -1,4 +1,4 @@
-"""lab/judge.py against a stand-in server: what it is asked, what it may answer, and what that costs."""
+"""lab/judge/ against a stand-in server: what it is asked, what it may answer, and what that costs."""
 
 import email.utils
 import json
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from config import ModelConfig
-from lab import files, judge, stories
+from lab import files, judge
 from lab.judge import (
     AGE_GROUPS,
     ASKED,
@@ -26,6 +26,7 @@ from lab.judge import (
     rows,
     table,
 )  # fmt: skip
+from lab.judge.__main__ import main
 from lab.kept import read_section
 from lab.saving import save_model
 from lab.stories import Decoding, completions_of
@@ -98,7 +99,7 @@ def grade(asked, score, group):
 def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     waited = []
-    monkeypatch.setattr(judge, "wait", waited.append)
+    monkeypatch.setattr("lab.judge.server.wait", waited.append)
     running = Judge()
     running.waited = waited
     yield running
@@ -113,8 +114,8 @@ def where(server):
 @pytest.fixture
 def saved(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "TRAINED_MODELS", tmp_path)
-    for module in (stories, judge):  # not SANDBOX_CACHE, where the compiled decoder lies, too
-        monkeypatch.setattr(module, "cache_folder", lambda: tmp_path / "cache")
+    for module in ("lab.stories.saved", "lab.judge.plan"):  # not SANDBOX_CACHE, where the compiled decoder lies, too
+        monkeypatch.setattr(f"{module}.cache_folder", lambda: tmp_path / "cache")
     for part in ("URL", "MODEL", "KEY"):
         monkeypatch.delenv(f"SANDBOX_JUDGE_{part}", raising=False)
     for i, name in enumerate(NAMES):
@@ -404,6 +405,13 @@ def test_a_judge_that_never_grades_is_stopped(saved, server, where):
     assert len(server.requests) == 20
 
 
+def test_grades_of_an_earlier_call_do_not_keep_a_silent_judge_going(saved, server, where):
+    run(["amber"], where)
+    server.usual = lambda asked: "As a model, I cannot."
+    with pytest.raises(ValueError, match=r"none of the first 10 questions got a grade .* I cannot"):
+        run(NAMES, where)
+
+
 def test_nothing_is_asked_unconfirmed(saved, server, where):
     with pytest.raises(ValueError, match=r"wise-model would be asked 60 calls, about [\d,]+ tokens in and 3,600 out"):
         run(NAMES, where, confirm=False)
@@ -525,16 +533,16 @@ def test_tables(saved, server, where):
 def test_terminal(saved, server, monkeypatch, capsys):
     (saved / "p.txt").write_text("The cat\nA dog\n")
     arguments = ["amber", "--prompts", str(saved / "p.txt"), "--completions", "1"]
-    judge.main([*arguments, "--estimate", "--price-in", "1", "--price-out", "1"])
+    main([*arguments, "--estimate", "--price-in", "1", "--price-out", "1"])
     assert "10 calls, about" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no judge is set"):
-        judge.main([*arguments, "--yes"])
+        main([*arguments, "--yes"])
     monkeypatch.setenv("SANDBOX_JUDGE_URL", server.url)
     monkeypatch.setenv("SANDBOX_JUDGE_MODEL", "wise-model")
     monkeypatch.setattr("builtins.input", lambda _: "n")
     with pytest.raises(SystemExit, match="nothing was asked"):
-        judge.main(arguments)
+        main(arguments)
     assert server.requests == []
-    judge.main([*arguments, "--yes", "--save"])
+    main([*arguments, "--yes", "--save"])
     assert "| amber | 7.00" in capsys.readouterr().out
     assert len(read_section("amber", "judge")) == 1

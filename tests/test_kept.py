@@ -13,7 +13,8 @@ from config import ModelConfig
 from lab import evaluation, files, scoring
 from lab.breakdown import breakdown
 from lab.calibration import calibrate
-from lab.compare_models import compare, draw_documents
+from lab.compare_models import compare
+from lab.intervals import draw_documents
 from lab.kept import choose_text, compact_json, find_records, kept_sets, training_documents, write_sections
 from lab.minimal_pairs import minimal_pairs_of
 from lab.minimal_pairs import table as table_of_pairs

@@ -1,4 +1,4 @@
-"""lab/stories.py: metrics by hand, overlaps against brute force, completions that batches and kills do not change."""
+"""lab/stories/: metrics by hand, overlaps against brute force, completions that batches and kills do not change."""
 
 import json
 import math
@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from config import ModelConfig
 from inference import generate
 from lab import data, files, stories
+from lab.intervals import bootstrap_mean
+from lab.journal import add_to_journal, read_journal
 from lab.kept import read_section
 from lab.saving import save_model
 from lab.stories import (
     END,
     Decoding,
-    add_to_journal,
-    bootstrap_mean,
     completions_of,
     distinct,
     ends_properly,
@@ -28,8 +28,8 @@ from lab.stories import (
     longest_overlaps,
     longest_shared,
     notes,
+    overlaps,
     plot_stories,
-    read_journal,
     read_prompts,
     real_continuations,
     repetition,
@@ -40,6 +40,8 @@ from lab.stories import (
     words_of,
     write_stories,
 )  # fmt: skip
+from lab.stories import saved as saved_models
+from lab.stories.__main__ import main
 from model import GPT
 from tokenizer import ByteTokenizer
 
@@ -163,7 +165,7 @@ SOME = st.text(alphabet="ab c", max_size=14)
 )
 def test_overlaps_equal_brute_force(texts, documents, piece):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stories, "PIECE", piece)
+        patch.setattr(overlaps, "PIECE", piece)
         found = longest_overlaps(texts, documents)
     assert found == [
         (brute_longest(words_of(t), [words_of(d) for d in documents]), brute_longest(t, documents)) for t in texts
@@ -177,7 +179,7 @@ def test_overlaps_equal_brute_force(texts, documents, piece):
 @pytest.mark.parametrize("table_size", [0, 2**25])
 def test_both_ways_to_look_up_equal_brute_force(table_size, texts, corpus):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stories, "TABLE", table_size)
+        patch.setattr(overlaps, "TABLE", table_size)
         found = longest_shared([np.array(t, dtype=np.int64) for t in texts], np.array(corpus, dtype=np.int64))
     assert found.tolist() == [brute_longest(t, [corpus]) for t in texts]
 
@@ -380,7 +382,7 @@ def test_texts_longer_than_the_context_are_counted():
 def saved(tmp_path, monkeypatch):
     """`one` with another seed, trained on a file of text beside them, and `lost`, whose text is not there."""
     monkeypatch.setattr(files, "TRAINED_MODELS", tmp_path)
-    for module in (data, stories):  # not SANDBOX_CACHE, where the compiled decoder lies, too
+    for module in (data, saved_models):  # not SANDBOX_CACHE, where the compiled decoder lies, too
         monkeypatch.setattr(module, "cache_folder", lambda: tmp_path / "cache")
     text = tmp_path / "text.txt"
     documents = [f"Tom number {i} saw a big dog and ran home. The end." for i in range(300)]
@@ -412,7 +414,7 @@ def test_stories_of_saved_models(saved):
 def test_what_was_kept_is_not_computed_again(saved, monkeypatch):
     first = stories_of(["one"], PROMPTS, decoding=FEW, save=True)
     (saved / "text.txt").unlink()  # not even needed
-    monkeypatch.setattr(stories, "load_model", lambda *a, **k: pytest.fail("computed again"))
+    monkeypatch.setattr(saved_models, "load_model", lambda *a, **k: pytest.fail("computed again"))
     assert stories_of(["one"], PROMPTS, decoding=FEW) == first
     assert kept_stories(["one"]) == kept_stories(["one"], "list") == first
     assert kept_stories(["one"], "other.yaml") == kept_stories(["lost"]) == {}
@@ -448,7 +450,7 @@ def test_a_kill_is_made_up_for(saved, monkeypatch):
     path.write_bytes(content[: third + 9])
     assert completions_of("one", PROMPTS, FEW) == whole
     assert path.read_bytes() == content
-    monkeypatch.setattr(stories, "write_stories", lambda *a, **k: pytest.fail("written again"))
+    monkeypatch.setattr(saved_models, "write_stories", lambda *a, **k: pytest.fail("written again"))
     assert completions_of("one", PROMPTS, FEW) == whole
 
 
@@ -512,10 +514,10 @@ def test_picture(saved):
 def test_terminal(saved, capsys):
     options = "--no-with-seeds --completions 1 --max-new-tokens 8 --save".split()
     (saved / "p.txt").write_text("The cat\nA dog\n")
-    stories.main(["one", "--prompts", str(saved / "p.txt"), *options])
+    main(["one", "--prompts", str(saved / "p.txt"), *options])
     said = capsys.readouterr().out
     assert "| real stories" in said
     assert "p.txt: 2 prompts, 1 completions of each" in said
     assert len(read_section("one", "stories")) == 1
     with pytest.raises(SystemExit, match=r"error: prompts='none.yaml': there is no such file"):
-        stories.main(["one", "--prompts", "none.yaml"])
+        main(["one", "--prompts", "none.yaml"])
