@@ -308,8 +308,12 @@ def breakdown(
     save: keep the sums of each run in its evaluation.json; what is kept is not computed again (not with own `counts`).
     Returns {"protocol", "a", "b", "text", "fingerprint", "documents", "level", "whole", "by"}: `whole` as from
     `paired_difference`; `by` holds for each way to sort the words the rows of `kinds_difference`.
+    Raises: ValueError if a run belongs to both models.
     """
     families = [next(iter(find_runs([name], with_seeds).values())) for name in (a, b)]
+    if both := {run.name for run in families[0] if run in families[1]}:
+        raise ValueError(f"a={str(a)!r}, b={str(b)!r}: {', '.join(sorted(both))} would stand on both sides; "
+                         "with_seeds=False takes the two runs alone")  # fmt: skip
     folders = [[run.folder for run in runs] for runs in families]
     chosen, sums = word_sums(folders, text, documents, counted=a, counts=counts, save=save)
     first = next(iter(sums[0][0].values()))  # any way to sort is complete
@@ -350,7 +354,7 @@ def word_sums(
     key = {"protocol": PROTOCOL, "counted_in": record}
     try:
         return _kept_sums(families, choose_text(folders, text, documents, "words", key), key, counted, save)
-    except FileNotFoundError as error:  # of the training text; if it is of the text itself, the next line says so
+    except (OSError, ValueError) as error:  # of the training text; if it is of the text itself, the next line says so
         del key["counted_in"]
         found = _kept_sums(families, choose_text(folders, text, documents, "words", key), key, None, save)
         warnings.warn(f"words are not sorted by their frequency in the training text: {error}", stacklevel=3)

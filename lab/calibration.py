@@ -245,8 +245,8 @@ def calibrate(
 
     text, documents: as in `compare`.  orders: of the baselines; () for none.
     A baseline is fitted on the training text of the models of one tokenizer: "5-gram (bpe_2048)". Where that text is
-    not here and no baseline is kept, it is left out, and a warning says so. Beside the scores, results hold `text`,
-    `tokenizer` and `baseline` (True or False).
+    not here and no baseline is kept, or the order does not fit the vocabulary, it is left out, and a warning says so.
+    Beside the scores, results hold `text`, `tokenizer` and `baseline` (True or False).
     save: keep the results in the models' evaluation.json (a baseline in that of every model beside which it stands);
     what is kept there is not computed again.  options: for `calibration_of`.
     """
@@ -261,11 +261,10 @@ def calibrate(
     peers: dict[tuple, list[Run]] = {}
     for run in runs:
         peers.setdefault((run.tokenizer_fingerprint, run.text_fingerprint), []).append(run)
-    for alike in peers.values():
+    for alike, label in zip(peers.values(), _labels(peers)):
         for order in orders:
-            name = _baseline_name(alike[0], order, peers)
             record = _baseline(alike, order, chosen, key, options, save)
-            results |= {name: record} if record is not None else {}
+            results |= {f"{_name_of(order)} ({label})": record} if record is not None else {}
     return results
 
 
@@ -279,16 +278,23 @@ def _scores_of(run: Run, text: Text, options: dict):
     return compute
 
 
-def _baseline_name(run: Run, order: int, peers: dict[tuple, list[Run]]) -> str:
-    """ "5-gram (bpe_2048)", with the training text where models of that tokenizer were trained on several."""
-    several = sum(tokenizer == run.tokenizer_fingerprint for tokenizer, _ in peers) > 1
-    return f"{_name_of(order)} ({run.tokenizer}{f', {run.text}' if several else ''})"
+def _labels(peers: dict[tuple, list[Run]]) -> list[str]:
+    """For each (tokenizer, training text) what its baselines' names say in brackets, no two alike.
+
+    The tokenizer, also the text where models of that tokenizer were trained on several; where names do not tell two
+    apart, their fingerprints, too.
+    """
+    tokenizers = [tokenizer for tokenizer, _ in peers]
+    several = [tokenizers.count(tokenizer) > 1 for tokenizer in tokenizers]
+    labels = [f"{run.tokenizer}{f', {run.text}' if more else ''}" for (run, *_), more in zip(peers.values(), several)]
+    prints = [", ".join((fingerprint or "not recorded")[:6] for fingerprint in pair) for pair in peers]
+    return [f"{label}, {own}" if labels.count(label) > 1 else label for label, own in zip(labels, prints)]
 
 
 def _baseline(runs: list[Run], order: int, text: Text, key: dict, options: dict, save: bool) -> dict | None:
     """The n-gram model of that order under the tokenizer and training text that these runs share, kept or computed.
 
-    None, with a warning, if a text that it needs is not here.
+    None, with a warning, if a text that it needs is not here, or the order does not fit the vocabulary.
     """
     own = key | {"order": order, "trained_on": runs[0].text_fingerprint}
     held = {run.folder: find_records(run.folder, "baselines", own) for run in runs}
@@ -296,11 +302,11 @@ def _baseline(runs: list[Run], order: int, text: Text, key: dict, options: dict,
     if record is None:
         try:
             (_, training), texts = training_documents(runs[0].folder), text.read()
+            tok = load_model(runs[0].folder)[1]
+            (model,) = fit_baselines(tok, training, [order]).values()
         except (OSError, ValueError) as error:
             warnings.warn(f"the {_name_of(order)} baseline is left out: {error}", stacklevel=3)
             return None
-        tok = load_model(runs[0].folder)[1]
-        (model,) = fit_baselines(tok, training, [order]).values()
         facts = {"text": text.name, "tokenizer": runs[0].tokenizer, "baseline": True}
         record = own | facts | calibration_of(predict(model, tok, texts), texts, **options)
     for folder in (folder for folder, records in held.items() if save and not records):

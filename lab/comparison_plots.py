@@ -101,20 +101,23 @@ def _headline(models: dict[str, dict]) -> str:
     first = [name for name, model in models.items() if model["rank"][0] == 1]
     if len(models) == 1:
         return first[0]
-    if len(first) == 1:
+    if len(first) == 1 and models[first[0]]["rank"][1] == 1:
         return f"{first[0]} is ahead of the others, beyond noise"
+    if len(first) == 1:  # one that it is not told apart from is worse than a third
+        return f"{first[0]} is ahead, but not of each of the others beyond noise"
     return f"{' or '.join(first)}: noise leaves open which is ahead"
 
 
 def _draw_groups(ax: Axes, groups: Sequence[str]) -> None:
     """For each letter that several rows share: a thick bar beside each of them, and a thin line that joins these."""
     shared = [letter for letter in dict.fromkeys("".join(groups)) if sum(letter in group for group in groups) > 1]
+    step = min(0.05, 0.21 / max(1, len(shared) - 1))  # all of them within the axes
     for i, letter in enumerate(shared):
         rows = [row for row, group in enumerate(groups) if letter in group]
-        place = 0.78 + 0.05 * i
+        place = 0.78 + step * i
         ax.plot([place] * 2, [rows[0], rows[-1]], color=NOISE, linewidth=1)
         for row in rows:
-            ax.plot([place] * 2, [row - 0.3, row + 0.3], color=NOISE, linewidth=5, solid_capstyle="butt")
+            ax.plot([place] * 2, [row - 0.3, row + 0.3], color=NOISE, linewidth=100 * step, solid_capstyle="butt")
 
 
 def _beside(ax: Axes, place: float, row: float, text: str, **options) -> None:
@@ -131,9 +134,11 @@ def plot_differences(result: dict, reference: str | None = None) -> Figure:
     """Each model's bits per byte minus those of one model, with intervals: whatever crosses 0 may be noise.
 
     reference: a family of the comparison; None takes the best.
-    Raises: ValueError if it isn't in the comparison.
+    Raises: ValueError if it isn't in the comparison, or nothing else is.
     """
     models = result["models"]
+    if len(models) < 2:
+        raise ValueError(f"result: {', '.join(models)} was compared with no other model")
     reference = reference or next(iter(models))
     if reference not in models:
         raise ValueError(f"reference={reference!r} was not compared; choose from {', '.join(models)}")
@@ -167,12 +172,17 @@ def _intervals(ax: Axes, rows: list[dict]) -> None:
     for row, found in enumerate(rows):
         colour = _colour(found)
         ax.errorbar(
-            found["difference"], row, xerr=found["half_width"], fmt="o", color=colour, capsize=3, linewidth=1.6,
+            found["difference"], row, xerr=_bar(found), fmt="o", color=colour, capsize=3, linewidth=1.6,
             markerfacecolor=colour if found["told_apart"] else "white",
         )  # fmt: skip
         _beside(ax, 1.02, row, f"{found['difference']:+.4f} ± {found['half_width']:.4f}", fontsize=8.5)
     ax.axvline(0, color="black", linewidth=1)
     ax.set_ylim(len(rows) - 0.5, -0.5)
+
+
+def _bar(found: dict) -> float:
+    """What can be drawn of an interval: nothing of one without an end, whose figures say ± inf."""
+    return found["half_width"] if math.isfinite(found["half_width"]) else 0.0
 
 
 def _colour(found: dict) -> str:
@@ -182,12 +192,17 @@ def _colour(found: dict) -> str:
 # ---------------------------------------------------------------- where the difference comes from
 
 
-def plot_breakdown(found: dict, sortings: Sequence[str] = tuple(HEADINGS)) -> Figure:
+def plot_breakdown(found: dict, sortings: Sequence[str] | None = None) -> Figure:
     """The difference by kinds of words, a panel for each way to sort them; each row says its share of the bytes.
 
     An interval much wider than the others is cut at the panel's edge, and its figures stand beside it.
+    sortings: some of those in `found["by"]`; None: all of them.
+    Raises: ValueError for another one.
     """
-    panels = [(name, found["by"][name]) for name in sortings]
+    names = [name for name in HEADINGS if name in found["by"]] if sortings is None else list(sortings)
+    if wrong := [name for name in names if name not in found["by"]]:
+        raise ValueError(f"sortings={wrong}: words were not sorted that way; choose from {', '.join(found['by'])}")
+    panels = [(name, found["by"][name]) for name in names]
     heights = [0.8 + len(rows) for _, rows in panels]
     figure, axes = _figure(
         9, 1.5 + 0.3 * sum(heights), rows=len(panels), sharex=True, gridspec_kw={"height_ratios": heights}
@@ -229,7 +244,7 @@ def _percent(share: float) -> str:
 
 def _common_reach(rows: list[dict]) -> float:
     """How far from 0 the axis goes: as far as nine in ten intervals."""
-    ends = sorted(abs(row["difference"]) + row["half_width"] for row in rows)
+    ends = sorted(abs(row["difference"]) + _bar(row) for row in rows)
     dots = max(abs(row["difference"]) for row in rows if row["share"] > 0.01)
     return 1.1 * max(ends[int(0.85 * (len(ends) - 1))], dots)
 
@@ -270,10 +285,8 @@ def plot_story(found: dict, limit: float | None = None) -> Figure:
         fontsize=9, parse_math=False,
     )  # fmt: skip
     total = sum(differences)
-    better = found["a"] if total < 0 else found["b"]
-    _title(
-        figure, f"One story, word by word: {better} saves {abs(total):.1f} bits of {sum(found['bits_b']):.0f} in all"
-    )
+    better, others = (found["a"], found["bits_b"]) if total < 0 else (found["b"], found["bits_a"])
+    _title(figure, f"One story, word by word: {better} saves {abs(total):.1f} bits of {sum(others):.0f} in all")
     return figure
 
 
@@ -476,8 +489,8 @@ def _share(ax: Axes, row: float, found: dict, colour: str) -> None:
     value, (low, high) = 100 * found["accuracy"], (100 * x for x in found["interval"])
     guessed = found["accuracy"] <= found["chance_interval"][1]
     ax.errorbar(
-        value, row, xerr=[[value - low], [high - value]], fmt="o", color=colour, capsize=2, linewidth=1.4,
-        markersize=5, markerfacecolor="white" if guessed else colour,
+        value, row, xerr=[[max(0, value - low)], [max(0, high - value)]], fmt="o", color=colour, capsize=2,
+        linewidth=1.4, markersize=5, markerfacecolor="white" if guessed else colour,
     )  # fmt: skip
     _beside(ax, 1.02, row, f"{value:.1f} ({low:.1f} to {high:.1f})", fontsize=7.5)
 
@@ -604,6 +617,6 @@ def plot_guesses(found: dict, position: int = -1) -> Figure:
         ax.set_xticks([0, 0.5, 1])
         ax.set_title(f"after layer {layer['layer']}: {layer['entropy'][position]:.1f} nats", fontsize=8.5, loc="left")
     figure.supxlabel("probability", fontsize=9)
-    read = found["tokens"][: position + 1 or None] if position < 0 else found["tokens"][: position + 1]
+    read = found["tokens"][: position + 1 or None]
     _title(figure, f"Next token after … {''.join(read[-8:])}")
     return figure

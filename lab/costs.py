@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lab.files import read_json
+from lab.kept import check_names
 from lab.runs import count_parameters
 from lab.saving import load_model, model_folder
 
@@ -40,7 +41,9 @@ def costs(names: Sequence[str | Path]) -> dict[str, dict[str, float]]:
     one. `decode_state` is what is kept after a whole context, divided by its tokens: for a recurrent block a constant
     state, shared out. `train_seconds` includes those of the model that a run went on from.
     Timings depend on the machine: compare those of one machine only.
+    Raises: as `load_model`; ValueError for two folders of one name.
     """
+    check_names(names)
     return {model_folder(name).name: _costs_of(name) for name in names}
 
 
@@ -102,8 +105,9 @@ def table(found: dict[str, dict[str, float]], scores: dict[str, float] | None = 
         score = {} if scores is None else {"bits per byte": scores.get(name, math.nan)}
         rows[name] = score | {heading: cost[key] for key, (heading, _) in COLUMNS.items()}
     frame = pd.DataFrame(rows).T
-    frame = frame.dropna(axis=1, how="all")  # what no run recorded
-    return frame if scores is None else frame.sort_values("bits per byte")
+    if scores is not None:
+        frame = frame.sort_values("bits per byte")
+    return frame.dropna(axis=1, how="all")  # what no run recorded
 
 
 def unbeaten(prices: dict[str, float], result: dict) -> set[str]:

@@ -25,15 +25,18 @@ from torch import Tensor, nn
 
 from lab.files import read_json, shown
 from lab.kept import (
+    check_names,
     documents_fingerprint,
     evaluation_file,
     own_validation,
+    read_section,
     text_documents,
     weights_of,
     write_sections,
 )  # fmt: skip
 from lab.minimal_pairs import minimal_pairs  # noqa: F401 (offered from here, as is multiple_choice)
 from lab.multiple_choice import multiple_choice  # noqa: F401
+from lab.plots import read_run
 from lab.saving import list_models, load_model, model_folder
 from lab.scoring import encode_documents, score_ids, score_losses, strip_newlines
 
@@ -133,9 +136,9 @@ def read_results(name: str | Path) -> list[dict]:
         other = content.get("protocol")
         warnings.warn(f"{shown(path)} is left out: measured by protocol {other}, not {PROTOCOL}", stacklevel=2)
         return []
-    weights = weights_of(name)
-    valid = [result for result in content["results"] if result["weights"] == weights]
-    if len(valid) < len(content["results"]):
+    weights, results = weights_of(name), read_section(name, "results")
+    valid = [result for result in results if result.get("weights") == weights]
+    if len(valid) < len(results):
         warnings.warn(f"{shown(path)}: results for other weights than model.safetensors are left out", stacklevel=2)
     return valid
 
@@ -154,8 +157,10 @@ def results_of(
     text: "auto" takes each model's first saved result; a model without one is scored on the validation text of its own
     training. Otherwise a path or a name as in `text_documents`, the same for all models.
     save: keep new results in evaluation.json, too.
-    Raises: FileNotFoundError if a model has no saved result and its text is not here.
+    Raises: FileNotFoundError if there is no such model, or it has no saved result and its text is not here; ValueError
+    for two folders of one name.
     """
+    check_names([read_run(name).folder for name in names])
     chosen = None if text == "auto" else text_documents(text, max_documents)
     results = {}
     for name in names:

@@ -39,7 +39,7 @@ def wilson(right: float, count: int) -> list[float]:
     share, weight = right / count, Z * Z / count
     middle = (share + weight / 2) / (1 + weight)
     half = Z / (1 + weight) * math.sqrt(share * (1 - share) / count + weight / (4 * count))
-    return [max(0.0, middle - half), min(1.0, middle + half)]
+    return [min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))]  # rounding must not shut it out
 
 
 def chance_interval(chances: Sequence[float]) -> list[float]:
@@ -79,7 +79,12 @@ def mean_difference(a: Sequence[float], b: Sequence[float]) -> dict:
 
 
 def draw_documents(count: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each of `count` documents is drawn in each resample: (resamples, count) float32, rows sum to count."""
+    """How often each of `count` documents is drawn in each resample: (resamples, count) float32, rows sum to count.
+
+    Raises: ValueError for fewer than two, whose spread nobody can see.
+    """
+    if count < 2:
+        raise ValueError(f"documents={count} must be at least 2, or nothing can be said about their spread")
     return np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=resamples).astype(np.float32)
 
 

@@ -52,9 +52,15 @@ def keep(name: str | Path, section: str, key: dict, record: dict) -> None:
 
 
 def read_section(name: str | Path, section: str) -> list[dict]:
-    """The records under one key of a model's evaluation.json, stale ones too; [] where there are none."""
+    """The records under one key of a model's evaluation.json, stale ones too; [] where there are none.
+
+    Raises: ValueError if something else stands there.
+    """
     path = evaluation_file(name)
-    return read_json(path).get(section, []) if path.is_file() else []
+    records = read_json(path).get(section, []) if path.is_file() else []
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise ValueError(f"{shown(path)}: {section} must be a list of objects: restore the file, or delete it")
+    return records
 
 
 def find_records(name: str | Path, section: str, key: dict) -> list[dict]:
@@ -102,6 +108,15 @@ def matches(record: dict, key: dict) -> bool:
     return all(record.get(field) == value for field, value in key.items())
 
 
+def check_names(names: Iterable[str | Path]) -> None:
+    """Raises ValueError if two models' folders have one name, so that one would stand for both in every result."""
+    folders: dict[str, Path] = {}
+    for folder in map(model_folder, names):
+        other = folders.setdefault(folder.name, folder)
+        if other.resolve() != folder.resolve():
+            raise ValueError(f"{shown(other)} and {shown(folder)} have the same name: rename one of them")
+
+
 def weights_of(name: str | Path) -> str | None:
     """The fingerprint of a saved model's weights, as evaluation.json quotes it; None where there is no weights file."""
     path = model_folder(name) / "model.safetensors"
@@ -122,7 +137,7 @@ def write_sections(name: str | Path, sections: dict) -> None:
     """
     path = evaluation_file(name)
     content = (read_json(path) if path.is_file() else {}) | sections
-    json_text(content, path.name)  # names the key that can't be written
+    json_text(content, shown(path))  # names the key that can't be written
     write_atomic(path, compact_json(content) + "\n")
 
 
@@ -181,8 +196,8 @@ def choose_text(names: Sequence[str | Path], text: str, documents: int, section:
     for fingerprint, record in first.items():
         if all(fingerprint in own for own in held.values()):
             return Text(record["text"], fingerprint, None)
-    shared = next(iter(first), None)
-    without = [model_folder(name).name for name, own in held.items() if shared is None or shared not in own]
+    shared = next((fingerprint for own in held.values() for fingerprint in own), None)
+    without = [model_folder(name).name for name, own in held.items() if shared not in own]
     missing = f"no text has {section} kept for all of these models (missing: {', '.join(without)})"
     try:
         found = given_text(*own_validation(names[0], documents))
@@ -213,18 +228,18 @@ def text_documents(text: str, max_documents: int) -> tuple[str, list[str]]:
 def own_validation(name: str | Path, max_documents: int) -> tuple[str, list[str]]:
     """Name and documents of the validation split that a saved model was trained beside.
 
-    Raises: FileNotFoundError if its folder does not say which text that was, or as `open_source` if it isn't here.
+    Raises: as `training_documents`.
     """
     from lab.data import validation_documents
 
-    source = training_source(name)
+    source = _same_source(name)
     return f"{source.name}, validation", validation_documents(source, max_documents)
 
 
 def training_source(name: str | Path):
     """The text that a saved model was trained on, a `lab.data.Source`.
 
-    Raises: FileNotFoundError if the model's folder does not say which, or if it isn't there.
+    Raises: FileNotFoundError if the model's folder does not say which; as `open_source` if it isn't there.
     """
     from lab.data import open_source
 
@@ -232,6 +247,8 @@ def training_source(name: str | Path):
     if not path.is_file():
         raise FileNotFoundError(f"{shown(path)} is missing, so the model's own text is not known: pass text=PATH")
     config = read_json(path)
+    if "dataset" not in config:
+        raise FileNotFoundError(f"{shown(path)} does not say on what text the model was trained: pass text=PATH")
     limit = {"limit_bytes": config["dataset_limit"]} if "dataset_limit" in config else {}
     return open_source(config["dataset"], valid_dataset=config.get("valid_dataset", ""), **limit)
 
@@ -239,13 +256,20 @@ def training_source(name: str | Path):
 def training_documents(name: str | Path) -> tuple[str, Iterator[str]]:
     """(fingerprint, documents) of the text that a saved model was trained on.
 
-    Raises: FileNotFoundError if it isn't here, or is no longer the text that run.json quotes.
+    Raises: FileNotFoundError if the folder does not say which, or it is no longer the text that run.json quotes; as
+    `open_source` (OSError, ValueError) if it isn't here.
     """
+    source = _same_source(name)
+    return source.fingerprint, source.documents("train")
+
+
+def _same_source(name: str | Path):
+    """`training_source`, if it still is the text that run.json quotes. Raises as `training_documents`."""
     source, path = training_source(name), model_folder(name) / "run.json"
     recorded = read_json(path).get("text", {}).get("fingerprint") if path.is_file() else None
     if recorded not in (None, source.fingerprint):
         raise FileNotFoundError(f"{source.name} is another text now than the one that {model_folder(name).name} read")
-    return source.fingerprint, source.documents("train")
+    return source
 
 
 def documents_fingerprint(documents: Iterable[str]) -> str:

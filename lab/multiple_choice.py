@@ -14,6 +14,8 @@ prompt and choice together do.
 """
 
 import re
+import reprlib
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -27,7 +29,7 @@ from lab.files import shown
 from lab.intervals import summary
 from lab.kept import kept, kept_sets, weights_of
 from lab.likelihood import share_of_best, token_log_likelihoods
-from lab.records import checked_text, json_records, lines, spread, text_field
+from lab.records import checked_text, field_names, json_records, lines, spread, text_field
 from lab.saving import load_model, model_folder
 
 PROTOCOL = "multiple choice 1"  # rises whenever the same model and file would get another figure
@@ -160,7 +162,7 @@ def read_questions(path: str | Path, labels: str | Path | None = None) -> tuple[
     kind = next((kind for kind, (marks, _) in FORMATS.items() if marks <= first.keys()), None)
     if kind is None:
         known = "; ".join(f"{kind} has {', '.join(sorted(marks))}" for kind, (marks, _) in FORMATS.items())
-        raise ValueError(f"{place}: fields {', '.join(first) or 'none'} are those of no known set: {known}")
+        raise ValueError(f"{place}: fields {field_names(first)} are those of no known set: {known}")
     for place, record in records:
         if missing := FORMATS[kind][0] - record.keys():
             raise ValueError(f"{place}: no field {min(missing)!r}, which every record of {kind} has")
@@ -284,7 +286,8 @@ def _several(texts: list[str], place: str) -> list[str]:
 def _one_of(label: str, names: list[str], place: str) -> int:
     """The position of the right answer among the choices' labels."""
     if names.count(label) != 1:
-        raise ValueError(f"{place}: the answer {label!r} is out of range; the choices are {', '.join(names)}")
+        choices = textwrap.shorten(", ".join(names), 100)
+        raise ValueError(f"{place}: the answer {reprlib.repr(label)} is out of range; the choices are {choices}")
     return names.index(label)
 
 

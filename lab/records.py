@@ -7,7 +7,9 @@ for place, record in json_records("BLiMP.zip"):        # a .jsonl file, a folder
 import json
 import reprlib
 import zipfile
+import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,9 +21,10 @@ READ_AS = "one JSON object a line"
 
 def json_records(path: str | Path) -> Iterator[tuple[str, dict]]:
     """(place, record) of each line of a .jsonl file, of all .jsonl files in a folder, or in a zip (nothing is unpacked
-    to the disk); files in alphabetical order. `place` names file and line for messages.
+    to the disk); files in alphabetical order, hidden ones left out. `place` names file and line for messages.
 
-    Raises: FileNotFoundError; ValueError for a torn line, one over MAX_LINE, text that is not UTF-8, or no record.
+    Raises: FileNotFoundError; ValueError for a torn line, one over MAX_LINE, text that is not UTF-8, no record, or a
+    zip that cannot be read.
     """
     found = False
     for place, line in _lines_of_all(Path(path)):
@@ -40,7 +43,7 @@ def lines(path: str | Path) -> Iterator[tuple[str, str]]:
 
 def _lines_of_all(path: Path) -> Iterator[tuple[str, str]]:
     if path.is_dir():
-        files = sorted(path.glob("*.jsonl"))
+        files = sorted(file for file in path.glob("*.jsonl") if not _is_hidden(file.name))
         if not files:
             raise ValueError(f"{shown(path)} is a folder without a .jsonl file")
         for file in files:
@@ -54,14 +57,21 @@ def _lines_of_all(path: Path) -> Iterator[tuple[str, str]]:
 def _lines_in_zip(path: Path) -> Iterator[tuple[str, str]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = sorted(n for n in archive.namelist() if n.endswith(".jsonl") and not n.startswith("__MACOSX/"))
+            names = sorted(name for name in archive.namelist() if name.endswith(".jsonl") and not _is_hidden(name))
             if not names:
                 raise ValueError(f"{shown(path)} holds no .jsonl file")
             for name in names:
                 with archive.open(name) as file:
                     yield from file_lines(file, f"{shown(path)}:{name}")
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{shown(path)} is torn or no zip file ({error}): fetch it again") from error
+    except RuntimeError as error:  # encrypted, or packed in a way that Python doesn't know
+        raise ValueError(f"{shown(path)} can't be read ({error}): unpack it, and give the folder") from error
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file was put there by a system, such as macOS's ._causative.jsonl, which is no text."""
+    return name.rpartition("/")[2].startswith(".")
 
 
 def file_lines(file: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
@@ -71,7 +81,7 @@ def file_lines(file: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
         number += 1
         place = f"{name}, line {number}"
         if len(content) > MAX_LINE:
-            raise ValueError(f"{place}: longer than {MAX_LINE:,} bytes; is the file {READ_AS}?")
+            raise ValueError(f"{place}: longer than {MAX_LINE:,} bytes; no published file has such a line")
         if number == 1 and content.startswith(LFS_POINTER):
             raise ValueError(f"{name} is a Git LFS pointer, not the file itself: run `git lfs pull`")
         try:
@@ -95,8 +105,14 @@ def _record(line: str, place: str) -> dict:
 def text_field(record: dict, name: str, place: str) -> str:
     """The text under `name`. Raises ValueError if it is missing, no string, blank, or holds half a character."""
     if name not in record:
-        raise ValueError(f"{place}: no field {name!r}; there are {', '.join(map(repr, record)) or 'none'}")
+        raise ValueError(f"{place}: no field {name!r}; there are {field_names(record)}")
     return checked_text(record[name], name, place)
+
+
+def field_names(record: dict) -> str:
+    """The names of a record's fields for a message, as many as it can hold."""
+    names = [reprlib.repr(name) for name in islice(record, 20)]
+    return ", ".join(names + ["..."] * (len(record) > 20)) or "none"
 
 
 def checked_text(value: object, name: str, place: str) -> str:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import torch
+
 from lab.breakdown import word_sums
 from lab.calibration import calibrate
 from lab.compare_models import compare, document_nats, notes, ranking
@@ -39,6 +41,7 @@ def report(
     """Measures and prints. With `save`, all that the evaluation notebook shows is measured and kept, model by model."""
     if not names:
         raise ValueError(f"names: none given; there are: {', '.join(list_models()) or 'none yet'}")
+    _check_device(device)
     if text != "auto":
         label, texts = text_documents(text, documents)
         say(f"{label}: the first {len(texts):,} documents")
@@ -60,6 +63,14 @@ def report(
     if questions:
         results = multiple_choice_of(names, questions, save=save, progress=True)
         say(f"\nMultiple choice, in per cent; ~ marks what guessing reaches\n{table_of_choices(results)}")
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device={device!r} can't be used here ({reason}): take another, such as cpu") from error
 
 
 def _steps(name: str, text: str, documents: int, pairs: Sequence[str], questions: Sequence[str], device: str):

@@ -29,9 +29,13 @@ def strip_newlines(text: str) -> str:
 
 
 def encode_documents(tok, documents: Iterable[str]) -> list[list[int]]:
-    """Each document's ids, BOS first. Raises ValueError if no document holds a token, TypeError for a single str."""
+    """Each document's ids, BOS first. Raises: ValueError if no document holds a token, TypeError for what is no str."""
     if isinstance(documents, str):
         raise TypeError("documents='...' is a single str; give a list of documents: [text]")
+    documents = list(documents)
+    for number, text in enumerate(documents):
+        if not isinstance(text, str):
+            raise TypeError(f"documents[{number}] is a {type(text).__name__}; each document must be a str")
     ids = tok.encode_batch([strip_newlines(text) for text in documents], bos=True, eos=False)
     if not any(len(document) > 1 for document in ids):
         raise ValueError(f"documents: none of the {len(ids)} given holds any text, so there is nothing to score")
@@ -195,14 +199,23 @@ def _thoughts(logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
 
 
 def predictions_of(name: str | Path, documents: Sequence[str], *, progress: bool = False) -> Predictions:
-    """`predict` for a saved model. The last answer is kept in memory, for all that is measured from the same pass."""
+    """`predict` for a saved model. The last answer is kept in memory, for all that is measured from the same pass.
+
+    Raises: ValueError, naming the model, if what it predicts is not finite: nothing could be compared with that.
+    """
     from lab.kept import weights_of
     from lab.saving import load_model, model_folder
 
     asked = (model_folder(name).resolve(), weights_of(name), list(documents))
     if last_predictions.get("asked") != asked:
         model, tok, _ = load_model(name)
-        last_predictions.update(asked=asked, answer=predict(model, tok, documents, progress=progress))
+        found = predict(model, tok, documents, progress=progress)
+        if wrong := np.count_nonzero(~np.isfinite(found.nats)):
+            raise ValueError(
+                f"{model_folder(name).name}: its loss is not finite at {wrong:,} of {len(found.nats):,} tokens: its "
+                "training diverged, or its weights are damaged; leave it out"
+            )
+        last_predictions.update(asked=asked, answer=found)
     return last_predictions["answer"]
 
 

@@ -20,8 +20,6 @@ from tokenizer import ByteTokenizer, get_tokenizer
 LABELS = {"recall": ["pair", "word", "new", "punctuation"], "names": ["first", "again", "other", "punctuation"]}
 
 
-
-
 # ---------------------------------------------------------------- words
 
 
@@ -204,6 +202,8 @@ def test_two_saved_models(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "predictions_of", lambda *args: pytest.fail("computed again"))
     assert module.breakdown(a, b, str(tmp_path / "s.txt"), resamples=50) == first
     monkeypatch.undo()
+    with pytest.raises(ValueError, match="bytes would stand on both sides"):
+        module.breakdown(a, a, str(tmp_path / "s.txt"))
     story = module.story_difference(a, b, stories[1])
     assert "".join(story["pieces"]) == stories[1]
     assert len(story["bits_a"]) == len(story["bits_b"]) == len(story["pieces"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from toy_models import Bigram, Letters
 
 from config import ModelConfig
 from lab import files, ngram
-from lab.calibration import NGramModel, calibrate, calibration, distributions, fit_baselines, predict, table
+from lab.calibration import NGramModel, _labels, calibrate, calibration, distributions, fit_baselines, predict, table
 from lab.evaluation import evaluate
+from lab.plots import Run
 from lab.saving import save_model
 from model import GPT
 from tokenizer import ByteTokenizer
@@ -150,6 +152,19 @@ def test_baselines_by_name(text):
     assert fewer < 40
 
 
+def test_baselines_of_other_texts_have_other_names():
+    def run(text, text_fingerprint, tokenizer="bpe", fingerprint="t1"):
+        return Run("x", Path("x"), tokenizer, fingerprint, text, text_fingerprint)
+
+    def labels(*runs):
+        return _labels({(run.tokenizer_fingerprint, run.text_fingerprint): [run] for run in runs})
+
+    assert labels(run("a.txt", "f1"), run("a.txt", "f1", "byte", "t2")) == ["bpe", "byte"]
+    assert labels(run("a.txt", "f1"), run("b.txt", "f2")) == ["bpe, a.txt", "bpe, b.txt"]
+    assert labels(run("a.txt", "f1"), run("a.txt", "f2")) == ["bpe, a.txt, t1, f1", "bpe, a.txt, t1, f2"]
+    assert labels(run("a.txt", "f1"), run("a.txt", "f1", "bpe", "t2")) == ["bpe, t1, f1", "bpe, t2, f1"]
+
+
 def test_saved_models_beside_baselines(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "TRAINED_MODELS", tmp_path)
     training, held_out = tmp_path / "train.txt", tmp_path / "valid.txt"
@@ -162,6 +177,8 @@ def test_saved_models_beside_baselines(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("lab.calibration.calibration_of", lambda *args, **options: pytest.fail("computed again"))
         assert calibrate(["mine"], str(held_out), resamples=50) == results
+    with pytest.warns(UserWarning, match="the 9-gram baseline is left out: order=9"):
+        assert list(calibrate(["mine"], str(held_out), orders=(9,), resamples=50)) == ["mine"]
     names = list(results)
     assert names[0] == "mine"
     assert [name.split(" ")[0] for name in names[1:]] == ["unigram", "bigram", "5-gram"]

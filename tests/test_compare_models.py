@@ -46,7 +46,8 @@ def test_bootstrap_of_two_documents_by_hand():
     sizes = np.array([1.0, 1.0])
     found = paired_difference(np.array([0.0, 2 * math.log(2)]), np.zeros(2), sizes, resamples=4000)
     assert found["difference"] == pytest.approx(1)
-    assert found["half_width"] == pytest.approx(1 * math.sqrt(2))  # |deviation| is 1 in half the draws; widened
+    by_t = t_quantile(0.95, 1) / 1.959964  # two documents tell little of their spread
+    assert found["half_width"] == pytest.approx(1 * math.sqrt(2) * by_t)  # |deviation| is 1 in half the draws; widened
 
 
 def test_draws_are_of_the_same_documents_for_both():
@@ -94,6 +95,15 @@ def test_students_t_equals_the_printed_table(freedom, expected):
     assert t_quantile(0.95, freedom) == pytest.approx(expected, abs=6e-4)
 
 
+def test_what_stands_in_one_document_alone_is_never_told_apart():
+    """Drawn anew, it is that document or nothing: a spread of 0 would pass for certainty."""
+    sizes = np.array([0.0, 10.0, 0.0])
+    found = paired_difference(sizes, 2 * sizes, sizes)
+    assert found["difference"] == pytest.approx(-1 / math.log(2))
+    assert found["half_width"] == math.inf
+    assert not found["told_apart"]
+
+
 @pytest.mark.parametrize("change", ["documents", "one", "level"])
 def test_unfit_arrays_are_refused(change):
     a, b, sizes, options = np.ones(3), np.ones(3), np.ones(3), {}
@@ -128,6 +138,18 @@ def coverage(runs_a, runs_b, seed_spread, *, documents=60, trials=300):
 
 def test_interval_over_documents_covers_at_its_rate():
     assert 0.91 <= coverage(1, 1, 0.0) <= 0.985
+
+
+@pytest.mark.parametrize("holding", [2, 3, 5])
+def test_interval_covers_at_its_rate_where_few_of_many_documents_hold_such_words(holding):
+    """Without Student's t, that of two of forty documents held the truth in about two trials of three."""
+    generator, hits, trials = np.random.default_rng(5), 0, 300
+    drawn = draw_documents(40, 300, 0)
+    for _ in range(trials):
+        sizes = np.where(np.arange(40) < holding, 100.0, 0.0)
+        a, b = (sizes * generator.normal(1, 0.2, 40) * math.log(2) for _ in range(2))
+        hits += not paired_difference(a, b, sizes, weights=drawn)["told_apart"]  # the true difference is 0
+    assert hits / trials >= 0.91
 
 
 @pytest.mark.parametrize("runs", [(3, 3), (2, 4), (1, 3), (12, 12)])
@@ -260,6 +282,35 @@ def test_named_seeds_are_taken_alone(saved):
         find_runs("plain")
 
 
+def test_two_folders_of_one_name_are_refused(saved, tmp_path):
+    make("plain", seed=1, folder=tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="plain have the same name: rename"):
+        find_runs(["plain", tmp_path / "elsewhere" / "plain"])
+    assert [run.name for run in find_runs(["else", tmp_path / "else"])["else"]] == ["else"]
+
+
+def test_a_damaged_folder_of_another_model_is_not_read(saved):
+    (files.TRAINED_MODELS / "loud" / "run.json").write_text('{"torn')
+    assert len(find_runs(["plain"])["plain"]) == 3
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_marked(saved):
+    path = files.TRAINED_MODELS / "plain-seed3" / "run.json"
+    path.write_text(json.dumps({"text": {"name": "stories", "fingerprint": "f3"}}))
+    models = compare(["plain", "loud"], saved, resamples=50)["models"]
+    assert models["plain"]["marks"] == ["its runs differ in more than the seed: training text"]
+    assert models["loud"]["marks"] == []
+
+
+def test_a_model_whose_loss_is_not_a_number_is_named(saved):
+    model, tok, _ = load_model("else")
+    with torch.no_grad():
+        model.final_norm.weight[:] = math.nan
+    save_model(model, tok, "else")
+    with pytest.raises(ValueError, match="else: its loss is not finite at 90 of 90 tokens"):
+        compare(["plain", "else"], saved)
+
+
 def test_what_was_kept_is_not_computed_again(saved, monkeypatch):
     first = compare(["plain", "loud"], saved, save=True, resamples=100)
     assert read_results("plain") == []  # the file's other key is still well-formed
@@ -277,7 +328,9 @@ def test_other_weights_are_scored_anew(saved):
 
 def test_a_section_keeps_what_else_the_file_holds(saved):
     key = {"protocol": 1, "fingerprint": "x", "weights": "w"}
-    (files.TRAINED_MODELS / "plain" / "evaluation.json").write_text('{"protocol": 1, "results": [], "other": [5]}')
+    (files.TRAINED_MODELS / "plain" / "evaluation.json").write_text(
+        '{"protocol": 1, "results": [], "other": [{"x": 5}]}'
+    )
     assert kept("plain", "cards", key, lambda: {"figure": 1}, save=False) == key | {"figure": 1}
     assert read_section("plain", "cards") == []
     kept("plain", "cards", key, lambda: {"figure": 2}, save=True)
@@ -285,4 +338,4 @@ def test_a_section_keeps_what_else_the_file_holds(saved):
     assert kept("plain", "cards", key, lambda: pytest.fail("computed again"), save=True)["figure"] == 2
     kept("plain", "cards", key | {"weights": "new"}, lambda: {"figure": 4}, save=True)
     assert [r["figure"] for r in read_section("plain", "cards")] == [3, 4]
-    assert read_section("plain", "other") == [5]
+    assert read_section("plain", "other") == [{"x": 5}]

@@ -95,6 +95,19 @@ def test_headline(result):
     models = result["models"]
     models["best"]["rank"], models["middle"]["rank"] = [1, 2], [1, 3]
     assert plots.plot_ranking(result).get_suptitle().startswith("best or middle: noise leaves open which is ahead")
+    models["best"]["rank"], models["middle"]["rank"] = [1, 2], [2, 3]  # not told apart, and one in between is
+    assert plots.plot_ranking(result).get_suptitle().startswith("best is ahead, but not of each of the others")
+
+
+def test_many_groups_stay_in_the_picture(result):
+    letters = "abcdefgh"
+    model = result["models"]["best"]
+    result["models"] = {f"m{i}": model | {"group": letters[max(0, i - 1) : i + 1]} for i in range(9)}
+    result["pairs"] = []
+    side = plots.plot_ranking(result).axes[1]
+    bars = [line.get_xdata()[0] for line in side.lines]
+    assert len(set(bars)) == 8
+    assert 0.77 < min(bars) < max(bars) < 1
 
 
 def test_differences(result):
@@ -108,6 +121,8 @@ def test_differences(result):
     assert dots[2].get_color() == plots.BAD  # last
     with pytest.raises(ValueError, match="reference='x'"):
         plots.plot_differences(result, "x")
+    with pytest.raises(ValueError, match="best was compared with no other"):
+        plots.plot_differences(result | {"models": {"best": result["models"]["best"]}, "pairs": []})
 
 
 def test_breakdown():
@@ -121,6 +136,16 @@ def test_breakdown():
     assert figure.axes[0].get_xlim()[1] < 1  # the one wild interval does not squeeze the others
     assert "+2.0000 ± 9.0000" in [text for text, _ in texts(figure)]
     assert [line.get_marker() for ax in figure.axes for line in ax.lines].count(">") == 1  # its dot lies further out
+    found = {"a": "one", "b": "two", "level": 0.95, "whole": interval(-0.01, 0.003), "by": rows}
+    del rows["frequency"]  # the training text was not at hand
+    rows["names"][0] |= interval(0.01, math.inf)  # such words stand in one document only
+    figure = plots.plot_breakdown(found)
+    assert_nothing_overlaps(figure)
+    assert len(figure.axes) == 4
+    assert figure.axes[0].get_xlim()[1] < 1
+    assert "+0.0100 ± inf" in [text for text, _ in texts(figure)]
+    with pytest.raises(ValueError, match=r"'frequency'.*: words were not sorted that way"):
+        plots.plot_breakdown(found, ["frequency"])
 
 
 def test_story():
@@ -134,6 +159,10 @@ def test_story():
     assert colours[0] == colours[2]
     assert colours[1][2] > colours[1][0]  # A better by 3 bits: purple
     assert colours[3][0] > colours[3][2]  # B better by half a bit: orange
+    found["bits_b"][1] = 1.0  # 6.5 bits in all, and 10 under the other
+    assert plots.plot_story(found).get_suptitle().endswith("two saves 3.5 bits of 10 in all")
+    found["bits_b"][1] = 10.5
+    assert plots.plot_story(found).get_suptitle().endswith("one saves 6.0 bits of 16 in all")
 
 
 def test_lines_of_a_story_fit():
@@ -184,7 +213,7 @@ def test_minimal_pairs():
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o" and len(line.get_xdata())]
     assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, False, False, False, True, False]
     assert dots[5].get_xdata()[0] == 100  # of the second model, in the last group
-    ungrouped = one(0.7, 0.51) | {"by": {}}
+    ungrouped = one(0.7, 0.51) | {"by": {}} | {"accuracy": 0.0, "interval": [1e-17, 0.1]}  # what rounding may leave
     assert [t.get_text() for t in plots.plot_pairs({"one": ungrouped}).axes[0].get_yticklabels()] == ["all (1,000)"]
 
 

@@ -60,6 +60,9 @@ def test_costs_of_saved_models(tmp_path, monkeypatch):
     frame = table(found, {"one": 1.2, "two": 1.1})
     assert list(frame.index) == ["two", "one"]
     assert "peak MB" not in frame  # nobody recorded it
+    assert list(table(found, {"three": 1.2}).index) == ["one", "two"]  # scores of other models
+    with pytest.raises(ValueError, match="one have the same name"):
+        costs(["one", tmp_path / "else" / "one"])
     (tmp_path / "one" / "run.json").write_text(json.dumps(record | {"peak_memory_mb": 512.5}))
     (tmp_path / "two" / "run.json").write_text(json.dumps(record | {"peak_memory_mb": None}))  # Windows
     frame = table(costs(["one", "two"]))

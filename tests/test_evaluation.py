@@ -143,6 +143,8 @@ def test_no_text_is_refused(bigram, documents):
 def test_a_single_string_is_refused(bigram):
     with pytest.raises(TypeError, match="list"):
         evaluate(bigram, Letters(), "abc")
+    with pytest.raises(TypeError, match=r"documents\[1\] is a bytes; each document must be a str"):
+        evaluate(bigram, Letters(), ["abc", b"abc"])
     with pytest.raises(ValueError, match="batch_size=0"):
         evaluate(bigram, Letters(), ["abc"], batch_size=0)
 
@@ -254,6 +256,12 @@ def test_a_model_without_results_is_scored_on_its_own_validation_text(saved):
     assert read_results("two") == [result]
 
 
+def test_two_folders_of_one_name_are_refused(saved, gpt, tmp_path):
+    save_model(gpt, ByteTokenizer(), tmp_path / "one")
+    with pytest.raises(ValueError, match="one have the same name"):
+        results_of(["one", tmp_path / "one"], str(saved), max_documents=2)
+
+
 def test_each_text_has_its_place_and_the_newest_result_stays(saved):
     for number in (3, 5, 3):
         label, documents = text_documents(str(saved), number)
@@ -289,6 +297,8 @@ def test_terminal(saved, capsys):
     ("arguments", "message"),
     [
         (["onne", "--text", "{text}"], "did you mean 'one'"),
+        (["onne"], "did you mean 'one'"),
+        (["one", "--text", "{text}", "--device", "gpu"], "device='gpu' can't be used here"),
         (["--text", "{text}"], "there are: one, two"),
         (["one", "--text", "nowhere.txt"], "no such file"),
         (["one", "--text", "{text}", "--documents", "0"], "documents=0"),

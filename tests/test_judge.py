@@ -164,6 +164,11 @@ def test_addresses():
     with pytest.raises(ValueError, match="must not hold a user or password") as error:
         Address("https://me:hunter2@a.b/v1", "m")
     assert "hunter2" not in str(error.value)
+    for url in ("http://localhost:80x/v1", "http://a.b:99999", "http://a.b/v 1", "http://a .b/v1", "http://[::1/v1"):
+        with pytest.raises(ValueError, match="a space, a port or another sign that no address has"):
+            Address(url, "m")
+    with pytest.raises(ValueError, match="no address has"):
+        Address("http://a.b/v\u00e4", "m")
     with pytest.raises(ValueError, match="name the model"):
         Address("https://a.b", " ")
     with pytest.raises(ValueError, match="no key has") as error:
@@ -196,6 +201,16 @@ def test_without_a_judge(saved):
 )  # fmt: skip
 def test_reading_a_reply(criterion, reply, value):
     assert read_reply(criterion, reply) == value
+
+
+@pytest.mark.parametrize(
+    "reply", ["\n" * 100_000, "\n*" * 50_000, f"Group: A:{' ' * 99_000}!", f"Group: A:{' _' * 49_000}!"]
+)
+def test_no_reply_takes_long_to_read(reply):
+    """Of a text as long as one is ever read; it used to take minutes, or years."""
+    begun = time.perf_counter()
+    assert read_reply("age", reply) is read_reply("plot", reply) is None
+    assert time.perf_counter() - begun < 5
 
 
 def test_questions_ask_one_thing():
@@ -274,6 +289,9 @@ def test_a_slow_server(server):
         (b'{"error": "none"}', "something else than a chat completion"),
         (b'{"choices": []}', "something else than a chat completion"),
         (b"[1]", "something else than a chat completion"),
+        (b"[" * 200_000, "something else than a chat completion"),
+        ((401, {}, b"x" * 285 + KEY.encode()), r"401: x{285}\(key\); check"),  # cut behind its beginning
+        (b"x" * 185 + KEY.encode(), r"something else than a chat completion .'x{185}\(key\)'"),
     ],
 )
 def test_what_asking_again_would_not_help(server, where, reply, message):
@@ -281,7 +299,23 @@ def test_what_asking_again_would_not_help(server, where, reply, message):
     with pytest.raises(ValueError, match=message) as error:
         ask(where, [{"role": "user", "content": "hi"}])
     assert len(server.requests) == 1
+    assert KEY[:8] not in str(error.value)
+
+
+def test_a_secret_in_the_address_is_not_shown(server):
+    server.replies = [(404, {}, f"no page at /v1/chat/completions?key={KEY}".encode())]
+    with pytest.raises(ValueError, match=r"404: no page at /v1/chat/completions\?\(key\); check") as error:
+        ask(Address(f"{server.url}?key={KEY}", "m"), [{"role": "user", "content": "hi"}])
     assert KEY not in str(error.value)
+
+
+def test_an_error_that_breaks_off_in_the_middle_of_its_words(server, where):
+    """It says 503, promises 80 bytes and sends 3: asked again, like any other."""
+    server.replies = [(503, {"Transfer-Encoding": "chunked"}, b"50\r\nabc"), "Score: 4"]
+    assert ask(where, [{"role": "user", "content": "hi"}])[0] == "Score: 4"
+    server.replies = [(401, {"Transfer-Encoding": "chunked"}, b"50\r\nabc")]
+    with pytest.raises(ValueError, match="it answered 401; check SANDBOX_JUDGE_KEY"):
+        ask(where, [{"role": "user", "content": "hi"}])
 
 
 def test_nobody_there(server):
@@ -425,6 +459,26 @@ def test_nothing_is_asked_unconfirmed(saved, server, where):
     assert estimate(NAMES, PROMPTS, decoding=FEW)["calls"] == 60  # no judge is set: nothing is answered yet
 
 
+def test_the_most_that_replies_can_take(saved, server, where):
+    """As long as the request allows, and twice where no grade has come yet."""
+    ask_for = lambda **options: estimate(  # noqa: E731
+        ["amber"], PROMPTS, where=Address(server.url, "wise-model", KEY, options=options), decoding=FEW
+    )
+    assert ask_for()["tokens_out_at_most"] == 30 * 2 * 300
+    assert ask_for(max_tokens=2000)["tokens_out_at_most"] == 30 * 2 * 2000
+    assert ask_for(max_tokens=None, max_completion_tokens=900)["tokens_out_at_most"] == 30 * 2 * 900
+    unlimited = ask_for(max_tokens=None)
+    assert unlimited["tokens_out_at_most"] is None and "1,800 out (without a limit)" in unlimited["sentence"]
+    replies = iter(["Lovely!"] * 4)
+    server.usual = lambda asked: next(replies, (401, {}, b"expired"))
+    with pytest.raises(ValueError, match="expired"):
+        run(["amber"], where)  # two questions are settled without a grade
+    assert ask_for()["tokens_out_at_most"] == 28 * 2 * 300
+    (journal,) = (saved / "cache" / "judge").iterdir()
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:3]))
+    assert ask_for()["tokens_out_at_most"] == (28 * 2 + 1) * 300
+
+
 def test_fewer_completions(saved, server, where):
     record = run(["amber"], where, completions=1)["models"]["amber"]
     assert record["calls"] == len(server.requests) == 15
@@ -530,6 +584,10 @@ def test_tables(saved, server, where):
     assert list(table(result).index) == NAMES
 
 
+def raise_end_of_file(_):
+    raise EOFError
+
+
 def test_terminal(saved, server, monkeypatch, capsys):
     (saved / "p.txt").write_text("The cat\nA dog\n")
     arguments = ["amber", "--prompts", str(saved / "p.txt"), "--completions", "1"]
@@ -540,6 +598,9 @@ def test_terminal(saved, server, monkeypatch, capsys):
     monkeypatch.setenv("SANDBOX_JUDGE_URL", server.url)
     monkeypatch.setenv("SANDBOX_JUDGE_MODEL", "wise-model")
     monkeypatch.setattr("builtins.input", lambda _: "n")
+    with pytest.raises(SystemExit, match="nothing was asked"):
+        main(arguments)
+    monkeypatch.setattr("builtins.input", raise_end_of_file)
     with pytest.raises(SystemExit, match="nothing was asked"):
         main(arguments)
     assert server.requests == []

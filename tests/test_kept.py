@@ -10,7 +10,7 @@ import torch
 from toy_models import Bigram, Letters
 
 from config import ModelConfig
-from lab import evaluation, files, scoring
+from lab import data, evaluation, files, scoring
 from lab.breakdown import breakdown
 from lab.calibration import calibrate
 from lab.compare_models import compare
@@ -170,6 +170,40 @@ def test_a_model_without_a_record_is_named(folder):
         chosen.read()
 
 
+def test_only_models_without_a_record_are_called_missing(folder):
+    compare(["two"], str(folder / "valid.txt"), save=True)
+    with pytest.warns(UserWarning, match=r"\(missing: one\)"):
+        compare(["one", "two"])
+
+
+def test_sections_of_another_form_are_one_clear_message(folder):
+    write_sections("one", {"documents": {"text": "x"}})
+    with pytest.raises(ValueError, match=r"one/evaluation\.json: documents must be a list of objects"):
+        compare(["one"], str(folder / "valid.txt"))
+
+
+def test_one_document_is_one_clear_message(folder):
+    (folder / "valid.txt").write_text(STORIES[0])
+    with pytest.raises(ValueError, match="documents=1 must be at least 2"):
+        loss_by_position(["one"], str(folder / "valid.txt"))
+    with pytest.raises(SystemExit, match="documents=1 must be at least 2"):
+        evaluation.main(["one", "--text", str(folder / "valid.txt"), "--save"])
+
+
+@pytest.mark.parametrize("trouble", ["offline", "not said"])
+def test_where_the_training_text_cannot_be_read_there_is_no_frequency(folder, monkeypatch, trouble):
+    config = {"dataset": "tinystories"} if trouble == "offline" else {}
+    files.write_json(files.TRAINED_MODELS / "one" / "train_config.json", config)
+
+    def unreachable(name, cache, *rest):
+        raise ConnectionError("the hub cannot be reached")
+
+    monkeypatch.setitem(data.NAMES, "tinystories", unreachable)
+    with pytest.warns(UserWarning, match="not sorted by their frequency.*(cannot be reached|does not say)"):
+        found = breakdown("one", "two", str(folder / "valid.txt"), resamples=50)
+    assert "frequency" not in found["by"]
+
+
 def test_without_the_training_text_there_is_no_frequency(folder):
     (folder / "train.txt").unlink()
     with pytest.warns(UserWarning, match="not sorted by their frequency"):
@@ -198,6 +232,8 @@ def test_a_training_text_that_changed_is_not_taken_for_the_old_one(folder):
     (folder / "train.txt").write_text("something else\n<|endoftext|>\nand more\n")
     with pytest.raises(FileNotFoundError, match=r"train\.txt is another text now than the one that one read"):
         training_documents("one")
+    with pytest.raises(FileNotFoundError, match=r"train\.txt is another text now"):  # nor its validation split
+        evaluation.results_of(["one"])
 
 
 # ---------------------------------------------------------------- by position

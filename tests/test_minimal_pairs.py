@@ -225,6 +225,11 @@ DISREPAIR = {
         GOOD_LINE * 2 + b'{"sentence_good": "a"}',
         r"line 3: no field 'sentence_bad'; there are 'sentence_g",
     ),
+    "a field of a megabyte": (b'{"' + b"k" * 900_000 + b'": 1}', r"no field 'sentence_good'; there are 'k+\.\.\.k+'$"),
+    "a thousand fields": (
+        json.dumps({f"f{i}": 1 for i in range(1000)}).encode(),
+        r"no field 'sentence_good'; there are 'f0', .*, 'f19', \.\.\.$",
+    ),
     "no string": (
         b'{"sentence_good": ["a"], "sentence_bad": "b"}',
         r"line 1: sentence_good must be a string, not a list",
@@ -300,6 +305,45 @@ def test_a_damaged_member_of_a_zip(tmp_path, bigram):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="torn"):
         minimal_pairs(bigram, Letters("ab"), path)
+
+
+def test_a_damaged_member_of_a_packed_zip(tmp_path):
+    """Wherever a byte is wrong: the message names the file."""
+    path = tmp_path / "damaged.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(
+            "data.jsonl", "".join(json.dumps(pair(f"a {i} {i * i}", f"b {i * 7}")) + "\n" for i in range(900))
+        )
+    content, said = path.read_bytes(), set()
+    for at in range(60, len(content) - 150, 97):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :])
+        with pytest.raises(ValueError, match=r"damaged\.zip") as caught:
+            list(records.json_records(path))
+        said.add("decompressing" in str(caught.value))
+    assert said == {True, False}
+
+
+@pytest.mark.parametrize("offsets, value", [((6, 8), 1), ((8, 10), 9)])  # the flag of encryption; Deflate64
+def test_a_zip_that_python_cannot_read(tmp_path, offsets, value):
+    path = tmp_path / "strange.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data.jsonl", GOOD_LINE)
+    content = bytearray(path.read_bytes())
+    for start, offset in zip((0, content.find(b"PK\x01\x02")), offsets):  # in the file's own header, and the list's
+        content[start + offset] = value
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"strange\.zip can't be read .*: unpack it"):
+        list(records.json_records(path))
+
+
+def test_hidden_files_of_a_system_are_left_out(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with zipfile.ZipFile(tmp_path / "pairs.zip", "w") as archive:
+        for name, content in (("causative.jsonl", GOOD_LINE), ("._causative.jsonl", b"\x00\x05\x16\x07\xff")):
+            (tmp_path / "folder" / name).write_bytes(content)
+            archive.writestr(f"data/{name}", content)
+    for source in (tmp_path / "folder", tmp_path / "pairs.zip"):
+        assert [record for _, record in records.json_records(source)] == [pair("a", "b")]
 
 
 def test_max_pairs_are_spread_over_the_file():

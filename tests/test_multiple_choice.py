@@ -236,7 +236,7 @@ FINE = arc("Which?", ["this", "that"], 0)
 CHOICES = FINE["question"]["choices"]
 WINO = {"sentence": "a _ b", "option1": "x", "option2": "y", "answer": "1"}
 DISREPAIR = {
-    "unknown format": ([{"text": "a"}], r"questions\.jsonl, line 1: fields text are those of no known set: ARC has"),
+    "unknown format": ([{"text": "a"}], r"questions\.jsonl, line 1: fields 'text' are those of no known set: ARC has"),
     "other fields later": (
         [FINE, {"question": FINE["question"]}],
         "line 2: no field 'answerKey', which every record of ARC has",
@@ -272,6 +272,12 @@ DISREPAIR = {
     "winogrande, blanks": ([WINO, WINO | {"sentence": "_ b _"}], "line 2: sentence must hold one blank '_', not 2"),
     "winogrande, range": ([WINO | {"answer": "3"}], "line 1: the answer '3' is out of range; the choices are 1, 2"),
     "winogrande, test set": ([WINO | {"answer": ""}], "line 1: answer is empty"),
+    "a field of a megabyte": ([{"k" * 900_000: 1}], "line 1: fields 'k+\\.\\.\\.k+' are those of no known set"),
+    "a label of a megabyte": (
+        [hellaswag("He", ["a", "b"], "9" * 900_000)],
+        "line 1: the answer '9+...9+' is out of range",
+    ),
+    "labels without end": ([hellaswag("He", ["a"] * 90_000, "z")], "line 1: the answer 'z' is out of range"),
     "empty": ([], r"questions\.jsonl holds no record"),
 }
 
@@ -279,8 +285,9 @@ DISREPAIR = {
 @pytest.mark.parametrize("name", DISREPAIR)
 def test_bad_files_say_file_and_line(tmp_path, name):
     rows, message = DISREPAIR[name]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         multiple_choice(Bigram(torch.zeros(4, 4)), Letters("ab"), write(tmp_path, rows))
+    assert len(str(caught.value)) < 500
 
 
 def test_bad_labels_of_piqa(tmp_path):

@@ -319,6 +319,13 @@ def test_bad_settings(settings):
         Decoding(**settings)
 
 
+def test_one_prompt_alone_has_no_spread_and_an_empty_group_changes_nothing():
+    group = [{"text": "A cat sat on a mat.", "ended": True}]
+    assert set(stories.measure([group], None).values()) == {None}
+    two, three = (stories.measure(groups, None) for groups in ([group, group], [group, [], group]))
+    assert two == three and two["ends"]["mean"] == 1
+
+
 # ---------------------------------------------------------------- evaluation
 
 
@@ -466,17 +473,51 @@ def test_journals(tmp_path):
     assert read_journal(path) == [{"n": 1}, {"n": 2}]
     path.write_bytes(b'{"torn')
     assert read_journal(path) == []
+    path.write_bytes(b'{"n": 1}\n{"n"')
+    add_to_journal(path, {"n": 2})  # not behind what another writer tore
+    assert read_journal(path) == [{"n": 1}, {"n": 2}]
+    path.write_bytes(b"\n")
+    assert read_journal(path) == []
     path.write_bytes(b'{"n": 1\n{"n": 2}\n')
     with pytest.raises(ValueError, match=r"line 1: torn"):
         read_journal(path)
 
 
-def test_a_strange_completions_file_is_said(saved):
+def test_two_calls_at_once_write_nothing_twice_and_leave_nothing_out(saved):
+    """Both wrote the first four of six and were killed: eight lines, but not all completions."""
+    whole = completions_of("one", PROMPTS, FEW)
+    path = next((saved / "cache" / "stories").glob("one-????????????????.jsonl"))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(line for line in lines[:4] for _ in range(2)))
+    assert completions_of("one", PROMPTS, FEW) == whole
+    assert completions_of("one", PROMPTS, FEW) == whole
+
+
+@pytest.mark.parametrize("strange", [{"prompt": 99}, {"number": 2}, {"number": [0]}])
+def test_a_strange_completions_file_is_said(saved, strange):
     completions_of("one", PROMPTS, FEW)
     path = next((saved / "cache" / "stories").glob("one-????????????????.jsonl"))
-    add_to_journal(path, {"prompt": 99, "number": 0, "text": "", "ended": True})
+    add_to_journal(path, {"prompt": 0, "number": 0, "text": "", "ended": True} | strange)
     with pytest.raises(ValueError, match="is no completion: delete the file"):
         completions_of("one", PROMPTS, FEW)
+
+
+def test_a_single_str_is_no_list_of_prompts(saved):
+    with pytest.raises(TypeError, match="prompts='storyworld' is a single str"):
+        completions_of("one", "storyworld")
+    with pytest.raises(TypeError, match="is a single str"):
+        list(write_stories(small_model(), ByteTokenizer(), "The cat"))
+
+
+def test_a_record_that_knows_overlaps_is_shown_before_one_that_does_not(saved):
+    text = saved / "text.txt"
+    text.rename(saved / "away.txt")
+    with pytest.warns(UserWarning, match="training text is not at hand"):
+        stories_of(["one"], PROMPTS, decoding=FEW, with_seeds=False, save=True)
+    (saved / "away.txt").rename(text)
+    known = stories_of(["one"], PROMPTS, decoding=FEW, with_seeds=False, save=True)["one"]
+    assert known["metrics"]["overlap_words"]
+    assert kept_stories(["one"])["one"] == known
 
 
 # ---------------------------------------------------------------- to look at

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(cost["sentence"])
         if stop:
             return
-        if cost["calls"] and not yes and input("Go ahead? [y/N] ").strip().lower() not in ("y", "yes"):
+        if cost["calls"] and not yes and not _agreed():
             sys.exit("stopped: nothing was asked")
         _print(judge(names, prompts, confirm=True, save=save, at_once=at_once, progress=True, **same))
 
@@ -51,6 +51,13 @@ def main(arguments: list[str] | None = None) -> None:
         tyro.cli(command, args=arguments, prog="python -m lab.judge")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def _agreed() -> bool:
+    try:
+        return input("Go ahead? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # nobody is there to answer
+        return False
 
 
 def _print(result: dict) -> None:

@@ -13,7 +13,7 @@ from lab.data import cache_folder
 from lab.files import shown
 from lab.journal import read_journal
 from lab.judge.questions import ASKED, PROTOCOL, Call, question
-from lab.judge.server import MAX_REPLY_TOKENS, Address, address
+from lab.judge.server import Address, address
 from lab.kept import documents_fingerprint, find_records, weights_of
 from lab.plots import Run
 from lab.stories import Decoding, completions_of, read_prompts
@@ -21,6 +21,7 @@ from lab.stories import Decoding, completions_of, read_prompts
 REPLY_TOKENS = 60  # what a reply is expected to take
 CHARACTERS_PER_TOKEN = 4  # of English, about: for the estimate
 OVERHEAD_TOKENS = 12  # around the messages of a call, about
+MOST_REPLIES = 2  # so many replies without a grade settle a question, too
 
 
 @dataclass
@@ -55,7 +56,8 @@ def estimate(
 
     price_in, price_out: what a million tokens cost, in any currency, read and written.
     Returns {"calls", "answered", "tokens_in", "tokens_out", "tokens_out_at_most", "cost", "sentence"}. Tokens are
-    estimated (about 4 characters each, replies of 60); `cost` is None without both prices.
+    estimated (about 4 characters each, replies of 60); `cost` is None without both prices. tokens_out_at_most: if each
+    reply is as long as the request allows, and each question has to be asked twice; None if the request sets no limit.
     """
     where = where or address() or Address("http://none.invalid", "none")  # without a judge nothing is answered yet
     plan = make_plan(names, prompts, where, decoding, completions, with_seeds)
@@ -67,10 +69,13 @@ def cost_of(plan: Plan, where: Address, price_in: float | None, price_out: float
     missing = plan.missing(where)
     characters = sum(len(message["content"]) for call in missing for message in call.messages())
     tokens_in = characters // CHARACTERS_PER_TOKEN + OVERHEAD_TOKENS * len(missing)
-    tokens_out, at_most = REPLY_TOKENS * len(missing), MAX_REPLY_TOKENS * len(missing)
+    tokens_out, longest = REPLY_TOKENS * len(missing), where.max_reply_tokens
+    tries_left = sum(MOST_REPLIES - len(plan.answers.get(call.key(where), [])) for call in missing)
+    at_most = None if longest is None else longest * tries_left
     priced = price_in is not None and price_out is not None
     cost = (tokens_in * price_in + tokens_out * price_out) / 1e6 if priced else None
-    sentence = f"{len(missing):,} calls, about {tokens_in:,} tokens in and {tokens_out:,} out (at most {at_most:,})"
+    sentence = f"{len(missing):,} calls, about {tokens_in:,} tokens in and {tokens_out:,} out "
+    sentence += "(without a limit)" if at_most is None else f"(at most {at_most:,})"
     sentence += f", about {cost:.2f} in the currency of the prices" if priced else ""
     answered = sum(map(len, plan.calls.values())) - len(missing)
     return {
@@ -124,5 +129,5 @@ def _calls(run: Run, prompts: list[str], decoding: Decoding, completions: int) -
 
 
 def is_settled(tries: list[dict]) -> bool:
-    """A question is settled by a grade, or by two replies without one."""
-    return len(tries) >= 2 or any(reply["value"] is not None for reply in tries)
+    """A question is settled by a grade, or by MOST_REPLIES replies without one."""
+    return len(tries) >= MOST_REPLIES or any(reply["value"] is not None for reply in tries)

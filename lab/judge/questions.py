@@ -43,7 +43,7 @@ Give your reason in one short sentence. Then write a last line of this form and 
 Group: X"""
 
 MARKS = r"""[\s*_.`"']*"""  # what may stand around a grade: bold, quotes, a full stop
-AFTER_SCORE, AFTER_GROUP = r"\b(?:\s*/\s*10\b)?", r"\b(?:\s*\([^()\n]*\)|:\s*[\d\w -]+)?"
+AFTER_SCORE, AFTER_GROUP = r"\b(?:\s*/\s*10\b)?", r"\b(?:\s*\([^()\n]*\)|:(?:\s*+[\w-][\w -]*+|[^\S ]*+ ))?"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def read_reply(criterion: str, reply: str) -> int | str | None:
     """
     name, value = ("group", f"([A-F]){AFTER_GROUP}") if criterion == AGE else ("score", f"(10|[1-9]){AFTER_SCORE}")
     found = re.findall(
-        rf"^\W*(?:age )?{name}{MARKS}[:=]{MARKS}(?-i:{value}){MARKS}$", reply, re.MULTILINE | re.IGNORECASE
+        rf"^[^\w\n]*(?:age )?{name}{MARKS}[:=]{MARKS}(?-i:{value}){MARKS}$", reply, re.MULTILINE | re.IGNORECASE
     )
     bare = re.fullmatch(f"{MARKS}{value}{MARKS}", reply.strip())
     last = found[-1] if found else bare.group(1) if bare else None

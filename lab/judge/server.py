@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-MAX_REPLY_TOKENS = 300  # what a reply may take at most
+MAX_REPLY_TOKENS = 300  # what a reply may take at most, unless an Address has options that say otherwise
+LIMITS = ("max_tokens", "max_completion_tokens")  # fields of a request that say it
 LONGEST_REPLY = 100_000  # characters, from its end, that are read of a server without measure
 TRIES = 6  # of a call that meets a busy or broken server
 LONGEST_WAIT = 300.0  # seconds; a server that asks for more is asked again another day
@@ -36,7 +37,13 @@ class Address:
     options: dict = field(default_factory=dict)  # further fields of each request, kept with the grades; None: leave out
 
     def __post_init__(self):
-        parts = urlsplit(self.url)
+        try:
+            parts = urlsplit(self.url)
+            usable = parts.port != 0  # ValueError where it is no number
+        except ValueError:
+            usable = False
+        if not usable or " " in parts.netloc or not re.fullmatch(r"[!-~]*", parts.path + parts.query):
+            raise ValueError("url: the judge's address holds a space, a port or another sign that no address has")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("url: the judge's address must begin with http:// or https:// and name a host")
         if parts.username or parts.password:
@@ -58,8 +65,17 @@ class Address:
         """For messages: what stands behind a ? may be a secret."""
         return self.endpoint.partition("?")[0]
 
+    @property
+    def max_reply_tokens(self) -> int | None:
+        """What the server is told that a reply may take at most; None: nothing."""
+        limits = {"max_tokens": MAX_REPLY_TOKENS} | self.options
+        return min((n for key in LIMITS if isinstance(n := limits.get(key), int)), default=None)
+
     def hide_key(self, text: str) -> str:
-        return text.replace(self.key, "(key)") if len(self.key) >= 8 else text
+        """The whole text that a server sent without the secrets that it was sent; cut it behind that, not before."""
+        for secret in (self.key, urlsplit(self.url).query):
+            text = text.replace(secret, "(key)") if len(secret) >= 8 else text
+        return text
 
 
 def address() -> Address | None:
@@ -89,14 +105,14 @@ def ask(where: Address, messages: Sequence[dict]) -> tuple[str, dict]:
             return _read_answer(where, _post(where, body))
         except urllib.error.HTTPError as error:
             problem, seconds = _http_problem(where, error), _retry_after(error)
-        except (TimeoutError, http.client.HTTPException, ConnectionResetError, BrokenPipeError) as error:
-            problem = f"it broke off ({type(error).__name__})"
         except urllib.error.URLError as error:
             if not isinstance(error.reason, TimeoutError | ConnectionResetError | BrokenPipeError):
                 raise ConnectionError(
                     f"the judge at {where} can't be reached ({error.reason}): is its server running, the address right?"
                 ) from None
             problem = f"no connection ({error.reason})"
+        except (OSError, http.client.HTTPException) as error:
+            problem = f"it broke off ({type(error).__name__})"
         if tries < TRIES:
             seconds = max(seconds, 2.0 ** (tries - 1))
             if seconds > LONGEST_WAIT:
@@ -126,7 +142,11 @@ _open = urllib.request.build_opener(_NoRedirects).open
 
 def _http_problem(where: Address, error: urllib.error.HTTPError) -> str:
     """In words what the server answered. Raises ValueError where asking again would not help."""
-    said = where.hide_key(" ".join(error.read(100_000).decode("utf-8", errors="replace").split())[:300])
+    try:
+        content = error.read(100_000)
+    except (OSError, http.client.HTTPException):  # it broke off in the middle of its words
+        content = b""
+    said = where.hide_key(" ".join(content.decode("utf-8", errors="replace").split()))[:300]
     problem = f"it answered {error.code}" + (f": {said}" if said else "")
     if error.code in BUSY:
         return problem
@@ -156,8 +176,8 @@ def _read_answer(where: Address, content: bytes) -> tuple[str, dict]:
     try:
         answer = json.loads(content)
         reply = answer["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError):
-        said = where.hide_key(content[:200].decode("utf-8", errors="replace"))
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        said = where.hide_key(content.decode("utf-8", errors="replace"))[:200]
         raise ValueError(
             f"the judge at {where} answered something else than a chat completion ({said!r}): is the address right?"
         ) from None

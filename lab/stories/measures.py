@@ -78,9 +78,12 @@ def _mean(values: Sequence[float]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-def _share(values: Sequence[float]) -> dict[str, float]:
+def _share(values: Sequence[float]) -> dict[str, float] | None:
     """`bootstrap_mean` of shares. Where all are 0, or all 1, no drawing anew shows a spread: then Wilson's interval."""
-    found = bootstrap_mean(values)
+    known = [value for value in values if not math.isnan(value)]
+    found = bootstrap_mean(known)
+    if found is None:
+        return None
     if found["mean"] in (0, 1):
-        found["low"], found["high"] = wilson(sum(values), len(values))
+        found["low"], found["high"] = wilson(sum(known), len(known))
     return {key: min(1.0, max(0.0, value)) for key, value in found.items()}

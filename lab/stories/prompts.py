@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lab.files import shown
-from lab.records import checked_text, json_records, lines
+from lab.records import checked_text, field_names, json_records, lines
 from lab.stories.words import end_of_word
 
 STORYWORLD_PROMPTS = 44  # as many as the TinyStories paper has
@@ -73,7 +73,7 @@ def _listed(content: object, path: Path) -> Iterator[tuple[str, object]]:
 def _from_jsonl(path: Path) -> Iterator[tuple[str, object]]:
     for place, record in json_records(path):
         if "prompt" not in record:
-            raise ValueError(f"{place}: no field 'prompt'; there are {', '.join(map(repr, record)) or 'none'}")
+            raise ValueError(f"{place}: no field 'prompt'; there are {field_names(record)}")
         yield place, record["prompt"]
 
 

@@ -53,11 +53,16 @@ def kept_stories(
 ) -> dict[str, dict]:
     """The records that models' evaluation.json keep for their present weights; runs without one are left out.
 
-    prompts: the name of the file that they were made with; None: whatever was saved first.
+    prompts: the name of the file that they were made with; None: whatever was saved first. Of several, one that was
+    made with the training text at hand is preferred, because only that knows overlaps.
     """
     key = {"protocol": PROTOCOL} | ({} if prompts is None else {"name": prompts})
     found = {run.name: find_records(run.folder, "stories", key) for run in runs_of(names, with_seeds)}
-    return {name: records[0] for name, records in found.items() if records}
+    return {
+        name: max(records, key=lambda record: record.get("text_at_hand", False))
+        for name, records in found.items()
+        if records
+    }
 
 
 def _record_of(run: Run, label: str, prompts: list[str], decoding: Decoding, save: bool, progress: bool) -> dict:
@@ -106,21 +111,29 @@ def completions_of(
 
     An interrupted call is continued by the next one. The file, one JSON object a line, lies in the folder "stories" of
     the project's cache (lab/data.py).
+    Raises: TypeError if `prompts` is a single str; ValueError for a file that holds something else.
     """
+    if isinstance(prompts, str):
+        raise TypeError(f"prompts={prompts!r} is a single str; give a list, such as read_prompts(...)[1]")
     decoding, run = decoding or Decoding(), read_run(name)
     subject = _subject(run, "", list(prompts), decoding) | {"protocol": PROTOCOL}
     digest = hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_folder() / "stories" / f"{run.name}-{digest}.jsonl"
-    stories = read_journal(path)
-    for story in stories:
-        if set(story) != {"prompt", "number", "text", "ended"} or story["prompt"] not in range(len(prompts)):
+    records = read_journal(path)
+    for story in records:
+        if (
+            set(story) != {"prompt", "number", "text", "ended"}
+            or story["prompt"] not in range(len(prompts))
+            or story["number"] not in range(decoding.completions)
+        ):
             raise ValueError(f"{shown(path)} holds {reprlib.repr(story)}, which is no completion: delete the file")
+    stories = {(story["prompt"], story["number"]): story for story in records}  # two calls at once write some twice
     if len(stories) < len(prompts) * decoding.completions:
         model, tok, _ = load_model(name)
-        for story in write_stories(model, tok, prompts, decoding, have=tuple(stories), progress=progress):
+        for story in write_stories(model, tok, prompts, decoding, have=tuple(records), progress=progress):
             add_to_journal(path, story)
-            stories.append(story)
-    return sorted(stories, key=lambda story: (story["prompt"], story["number"]))
+            stories[story["prompt"], story["number"]] = story
+    return [stories[key] for key in sorted(stories)]
 
 
 def _subject(run: Run, label: str, prompts: list[str], decoding: Decoding) -> dict:

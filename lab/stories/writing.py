@@ -45,6 +45,8 @@ def write_stories(
     """
     from inference import generate
 
+    if isinstance(prompts, str):
+        raise TypeError("prompts='...' is a single str; give a list of them: [prompt]")
     decoding = decoding or Decoding()
     prompts = [with_breaks(prompt, decoding) for prompt in prompts]
     _check_prompts(model, tok, prompts)
