@@ -139,7 +139,9 @@ def read_results(name: str | Path) -> list[dict]:
     weights, results = weights_of(name), read_section(name, "results")
     valid = [result for result in results if result.get("weights") == weights]
     if len(valid) < len(results):
-        warnings.warn(f"{shown(path)}: results for other weights than model.safetensors are left out", stacklevel=2)
+        warnings.warn(
+            f"{shown(path)}: results for other weights or settings than the folder now holds are left out", stacklevel=2
+        )
     return valid
 
 

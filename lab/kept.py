@@ -5,8 +5,8 @@
     choose_text(names, "auto", 500, "documents", key)     # the text that all of these models have records for
 
 The file is an object of sections; each is a list of records. A record quotes what it depends on: the protocol that
-measured it, the fingerprint of the text, and the fingerprint of the weights. One of other weights or another protocol
-is stale: it is named in a warning, never shown.
+measured it, the fingerprint of the text, and under "weights" that of the model (`weights_of`). One of another model or
+protocol is stale: it is named in a warning, never shown.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def find_records(name: str | Path, section: str, key: dict) -> list[dict]:
     for record in (r for r in found if r not in good):
         of = record.get("text") or record.get("name") or record.get("fingerprint")
         other = f"protocol {record.get('protocol')}, not {key.get('protocol')}"
-        why = "other weights than model.safetensors" if matches(record, key) else other
+        why = "other weights or settings than the folder now holds" if matches(record, key) else other
         warnings.warn(f"{shown(evaluation_file(name))}: {section} of {of} left out: measured with {why}", stacklevel=2)
     return good
 
@@ -118,9 +118,20 @@ def check_names(names: Iterable[str | Path]) -> None:
 
 
 def weights_of(name: str | Path) -> str | None:
-    """The fingerprint of a saved model's weights, as evaluation.json quotes it; None where there is no weights file."""
-    path = model_folder(name) / "model.safetensors"
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
+    """What evaluation.json quotes of the model that was measured: a fingerprint of all that decides what it says.
+
+    That is its weights, its settings (one changed by hand makes another model) and its tokenizer's fingerprint. None
+    where there is no weights file.
+    """
+    folder = model_folder(name)
+    weights, config = folder / "model.safetensors", folder / "model_config.json"
+    if not weights.is_file():
+        return None
+    digest = hashlib.sha256(weights.read_bytes())
+    if config.is_file():
+        content = read_json(config)
+        digest.update(json.dumps([content.get("model"), content.get("tokenizer")], sort_keys=True).encode())
+    return digest.hexdigest()[:16]
 
 
 # ---------------------------------------------------------------- the file

@@ -79,6 +79,18 @@ def test_stale_records_are_named_and_not_shown(folder):
     assert any("cards of new left out: measured with other weights" in message for message in messages)
 
 
+def test_a_setting_changed_by_hand_makes_another_model(folder):
+    """Rotary angles of another base give other losses with the same weights file."""
+    before = evaluation.weights_of("one")
+    path = files.TRAINED_MODELS / "one" / "model_config.json"
+    content = json.loads(path.read_text())
+    files.write_json(path, json.loads(path.read_text()))  # as it was
+    assert evaluation.weights_of("one") == before != evaluation.weights_of("two")
+    content["model"]["rope_theta"] = 3.0
+    files.write_json(path, content)
+    assert evaluation.weights_of("one") != before
+
+
 def test_sets_of_one_name_are_told_apart(folder):
     record = {"protocol": 1, "weights": evaluation.weights_of("one"), "name": "set", "count": 3, "fingerprint": "f"}
     others = [record | {"count": 4, "fingerprint": "g"}, record | {"name": "else", "fingerprint": "h"}]

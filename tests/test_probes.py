@@ -13,8 +13,9 @@ from torch import nn
 
 from benchmarks import probes as benchmark
 from config import PRESETS, ModelConfig
-from lab.probes import Card, Settings, card, plot_cards, probe
+from lab.probes import Card, Settings, cache, plot_cards, probe, probing
 from lab.probes.__main__ import main
+from lab.probes.summary import summarise
 from lab.probes.tasks import (
     ALL_FACTS,
     ASK,
@@ -107,7 +108,7 @@ def test_solvers_by_hand():
     assert TASKS["induction"].solve([4, 7, 9, 4], 3) == 7
 
 
-FINGERPRINTS = {
+FINGERPRINTS = {  # where one changes, PROTOCOL has to rise, or kept cards would pass for cards of the new rows
     "recall": "9300bfaee7f67be1", "fuzzy": "d10d6cf2b8c94507", "noisy": "153218b47f9959a0",
     "copying": "b7fc75a35add9fd1", "compression": "b7621ae810785239",
     "memorisation": "e2e9d3534d25c3c2", "induction": "f56242dbb914ca7e",
@@ -270,7 +271,7 @@ def runs_of(name="parity", **changes):
 
 
 def test_the_rate_is_chosen_on_the_watched_rows_and_the_accuracy_is_of_others():
-    found = card.summarise("parity", runs_of())
+    found = summarise("parity", runs_of())
     assert [level["rate"] for level in found["levels"]] == [1.5] * 3  # 0.75 watched, not the 0.7 of the other
     assert found["levels"][0]["accuracy"] == [0.7, 0.6]
     assert [level["trained"] for level in found["levels"]] == [True, True, False]
@@ -279,18 +280,18 @@ def test_the_rate_is_chosen_on_the_watched_rows_and_the_accuracy_is_of_others():
 
 
 def test_full_trains_each_level_by_itself():
-    jobs = card.jobs_of(small_copy(ATTENTION), card.FULL, "parity")
+    jobs = probing.jobs_of(small_copy(ATTENTION), probing.FULL, "parity")
     assert {job.levels for job in jobs} == {(8,), (16,), (32,), (64,)}
     assert {job.tested for job in jobs} == {(8,), (16,), (32,), (64, 128)}
     assert len(jobs) == 4 * 4 * 3
-    assert len(card.jobs_of(small_copy(ATTENTION), Settings(), "recall")) == 4
+    assert len(probing.jobs_of(small_copy(ATTENTION), Settings(), "recall")) == 4
 
 
 def test_a_card_is_kept_and_a_torn_file_is_named_and_done_again(own_cache, monkeypatch):
     first = probe(ATTENTION, tasks=["parity", "copying"], settings=TINY, workers=1, progress=False)
     files = sorted(own_cache.iterdir())
     assert [path.name.partition("-")[0] for path in files] == ["copying"] * 4 + ["parity"] * 4
-    monkeypatch.setattr(card, "run_job", lambda job: pytest.fail("trained again"))
+    monkeypatch.setattr(probing, "run_job", lambda job: pytest.fail("trained again"))
     assert probe(ATTENTION, tasks=["parity", "copying"], settings=TINY, workers=1, progress=False) == first
     assert list(probe(ATTENTION, tasks=["parity"], settings=TINY, progress=False).tasks) == ["parity"]
     monkeypatch.undo()
@@ -306,7 +307,7 @@ def test_a_card_is_kept_and_a_torn_file_is_named_and_done_again(own_cache, monke
 def test_a_card_with_more_seeds_goes_on_from_a_smaller_one(monkeypatch):
     one = probe(ATTENTION, tasks=["parity"], settings=dataclasses.replace(TINY, seeds=1), workers=1, progress=False)
     trained = []
-    monkeypatch.setattr(card, "run_job", lambda job: trained.append(job) or run_job(job))
+    monkeypatch.setattr(probing, "run_job", lambda job: trained.append(job) or run_job(job))
     two = probe(ATTENTION, tasks=["parity"], settings=TINY, workers=1, progress=False)
     assert [(job.rate, job.seed) for job in trained] == [(0.5, 1), (1.5, 1)]
     assert [run for run in two.tasks["parity"]["runs"] if run["seed"] == 0] == one.tasks["parity"]["runs"]
@@ -314,11 +315,49 @@ def test_a_card_with_more_seeds_goes_on_from_a_smaller_one(monkeypatch):
 
 def test_a_changed_block_is_trained_again(block, own_cache):
     block("Mine", Ahead)
-    one = card._fingerprint_of_code(small_copy("Norm->Mine->+"))
+    one = cache.code_of(small_copy("Norm->Mine->+"))
     block("Mine", Exploding)
-    assert card._fingerprint_of_code(small_copy("Norm->Mine->+")) != one
-    assert card._needs_this_process(small_copy("Norm->Mine->+"))
-    assert not card._needs_this_process(small_copy(ATTENTION))
+    assert cache.code_of(small_copy("Norm->Mine->+")) != one
+    assert probing._needs_this_process(small_copy("Norm->Mine->+"))
+    assert not probing._needs_this_process(small_copy(ATTENTION))
+
+
+def _stand_in(*args):
+    raise AssertionError("only its source is read")
+
+
+@pytest.mark.parametrize(
+    "where, name, value",
+    [
+        ("blocks.recurrent", "linear_scan", _stand_in),  # what the block calls
+        ("lab.probes.training", "MUON_RATE", 0.03),  # what training depends on, and what that calls
+        ("lab.probes.training", "make_optimizers", _stand_in),
+        ("lab.muon", "orthogonalise", _stand_in),
+    ],
+)
+def test_code_behind_a_run_is_followed_through_names(where, name, value, monkeypatch):
+    before = cache.code_of(small_copy("Norm->RGLRU->+"))
+    assert before == cache.code_of(small_copy("Norm->RGLRU->+"))
+    monkeypatch.setattr(f"{where}.{name}", value)
+    assert cache.code_of(small_copy("Norm->RGLRU->+")) != before
+
+
+def test_code_behind_a_block_holds_the_class_it_inherits_from(block):
+    class Base(LoggingModule):
+        def __init__(self, cfg):
+            super().__init__()
+
+    found = []
+    for base in (Base, Ahead):
+        block("Mine", type("Heir", (base,), {"__module__": __name__, "__qualname__": "Exploding"}))
+        found.append(cache.code_of(small_copy("Norm->Mine->+")))
+    assert None not in found and found[0] != found[1]
+
+
+@pytest.mark.parametrize("wrong", [{"seconds": math.inf}, {"seconds": math.nan}, {"rates": (0.5, math.inf)}])
+def test_amounts_must_be_finite(wrong):
+    with pytest.raises(ValueError, match="positive and finite"):
+        Settings(**wrong)
 
 
 def test_a_saved_models_card_is_kept_in_its_folder(tmp_path, monkeypatch):
@@ -331,7 +370,7 @@ def test_a_saved_models_card_is_kept_in_its_folder(tmp_path, monkeypatch):
     assert not (folder / "evaluation.json").exists()
     first = probe(folder, **options)
     assert first.name == "mine" and first.architecture == ATTENTION
-    monkeypatch.setattr(card, "_measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(probing, "_measure", lambda *_: pytest.fail("measured again"))
     assert probe(folder, **options) == first
     assert len(json.loads((folder / "evaluation.json").read_text())["probes"]) == 1
     with pytest.raises(pytest.fail.Exception, match="measured again"):
@@ -355,7 +394,7 @@ def test_two_processes_give_the_card_that_one_gives(own_cache):
 
 
 def example(label="parity", **changes):
-    tasks = {"parity": card.summarise("parity", runs_of(**changes))}
+    tasks = {"parity": summarise("parity", runs_of(**changes))}
     return Card(label, label, {}, Settings().to_dict(), 70_000, 1_234, tasks)
 
 
@@ -383,7 +422,7 @@ def test_the_card_is_shown_as_text_table_and_picture():
 def test_time_to_99_names_how_many_seeds_got_there():
     runs = runs_of(seconds_to_99=4.0)
     runs[2]["seconds_to_99"] = None
-    found = card.summarise("parity", runs)
+    found = summarise("parity", runs)
     assert "4.0 s (1 of 2)" in str(Card("x", "x", {}, Settings().to_dict(), 1, 1, {"parity": found}))
 
 

@@ -7,10 +7,15 @@
     python -m lab.probes "Norm->Attn->+->Norm->MLP->+" 0.5m --picture cards.png
 
 Small copies (2 layers of width 64) are trained on each task from random weights, so a saved model's card is one of its
-architecture, not of its weights. tasks.py holds the tasks, training.py one run, card.py what becomes of all runs.
+architecture, not of its weights.
+
+tasks.py holds the tasks, training.py one run, summary.py what becomes of a task's runs, probing.py the whole, cache.py
+what is kept between calls, card.py and plots.py what is shown.
 """
 
-from lab.probes.card import PROTOCOL, Card, Settings, plot_cards, probe
+from lab.probes.card import PROTOCOL, Card
+from lab.probes.plots import plot_cards
+from lab.probes.probing import Settings, probe
 from lab.probes.tasks import TASKS
 
 __all__ = ["PROTOCOL", "TASKS", "Card", "Settings", "plot_cards", "probe"]

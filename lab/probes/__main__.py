@@ -3,7 +3,8 @@
 import sys
 from dataclasses import replace
 
-from lab.probes.card import FULL, Settings, plot_cards, probe
+from lab.probes.plots import plot_cards
+from lab.probes.probing import FULL, Settings, probe
 
 
 def main(arguments: list[str] | None = None) -> None:
