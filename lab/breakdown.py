@@ -172,7 +172,7 @@ def sortings(words: Words, counts: Counter | None) -> dict[str, tuple[list[str],
 
     counts: how often words stand in the training text, from `word_counts`; None leaves "frequency" out.
     """
-    quarters = np.minimum(4 * words.places // words.lengths[words.document], 3)
+    quarters = 4 * words.places // words.lengths[words.document]
     found = {
         "position": (_ranges(POSITIONS, "bytes"), np.searchsorted(POSITIONS, words.places, side="right") - 1),
         "quarter": (["first quarter", "second quarter", "third quarter", "last quarter"], quarters),

@@ -262,9 +262,8 @@ def calibrate(
     for run in runs:
         peers.setdefault((run.tokenizer_fingerprint, run.text_fingerprint), []).append(run)
     for alike, label in zip(peers.values(), _labels(peers)):
-        for order in orders:
-            record = _baseline(alike, order, chosen, key, options, save)
-            results |= {f"{_name_of(order)} ({label})": record} if record is not None else {}
+        records = _baselines(alike, orders, chosen, key, options, save)
+        results |= {f"{_name_of(order)} ({label})": record for order, record in records.items()}
     return results
 
 
@@ -291,27 +290,44 @@ def _labels(peers: dict[tuple, list[Run]]) -> list[str]:
     return [f"{label}, {own}" if labels.count(label) > 1 else label for label, own in zip(labels, prints)]
 
 
-def _baseline(runs: list[Run], order: int, text: Text, key: dict, options: dict, save: bool) -> dict | None:
-    """The n-gram model of that order under the tokenizer and training text that these runs share, kept or computed.
+def _baselines(
+    runs: list[Run], orders: Sequence[int], text: Text, key: dict, options: dict, save: bool
+) -> dict[int, dict]:
+    """The n-gram models under the tokenizer and training text that these runs share, kept or computed, by order.
 
-    None, with a warning, if a text that it needs is not here, or the order does not fit the vocabulary.
+    Those for which `_new_baselines` gives none are left out.
     """
-    own = key | {"order": order, "trained_on": runs[0].text_fingerprint}
-    held = {run.folder: find_records(run.folder, "baselines", own) for run in runs}
-    record = next((records[0] for records in held.values() if records), None)
-    if record is None:
-        try:
-            (_, training), texts = training_documents(runs[0].folder), text.read()
-            tok = load_model(runs[0].folder)[1]
-            (model,) = fit_baselines(tok, training, [order]).values()
-        except (OSError, ValueError) as error:
-            warnings.warn(f"the {_name_of(order)} baseline is left out: {error}", stacklevel=3)
-            return None
-        facts = {"text": text.name, "tokenizer": runs[0].tokenizer, "baseline": True}
-        record = own | facts | calibration_of(predict(model, tok, texts), texts, **options)
-    for folder in (folder for folder, records in held.items() if save and not records):
-        keep(folder, "baselines", own, record)
-    return record
+    keys = {order: key | {"order": order, "trained_on": runs[0].text_fingerprint} for order in orders}
+    held = {n: {run.folder: find_records(run.folder, "baselines", own) for run in runs} for n, own in keys.items()}
+    records = {n: next(filter(None, found.values()))[0] for n, found in held.items() if any(found.values())}
+    for n, record in _new_baselines(runs[0], [n for n in keys if n not in records], text, options).items():
+        records[n] = keys[n] | record
+    for n in records if save else ():
+        for folder in (folder for folder, own in held[n].items() if not own):
+            keep(folder, "baselines", keys[n], records[n])
+    return {n: records[n] for n in keys if n in records}
+
+
+def _new_baselines(run: Run, orders: Sequence[int], text: Text, options: dict) -> dict[int, dict]:
+    """Scores of n-gram models of a run's tokenizer and training text, which is read once, by order.
+
+    Left out with a warning: an order that does not fit the vocabulary; all, if a text that they need is not here.
+    """
+    if not orders:
+        return {}
+    models, problems = {}, {}
+    try:
+        (_, training), texts = training_documents(run.folder), text.read()
+        tok = load_model(run.folder)[1]
+        problems = {n: problem for n in orders if (problem := ngram.misfit(n, tok.vocab_size))}
+        if fitting := [n for n in orders if n not in problems]:
+            models = dict(zip(fitting, fit_baselines(tok, training, fitting).values()))
+    except (OSError, ValueError) as error:
+        problems = dict.fromkeys(orders, error)
+    for n, problem in problems.items():
+        warnings.warn(f"the {_name_of(n)} baseline is left out: {problem}", stacklevel=4)
+    facts = {"text": text.name, "tokenizer": run.tokenizer, "baseline": True}
+    return {n: facts | calibration_of(predict(model, tok, texts), texts, **options) for n, model in models.items()}
 
 
 def table(results: dict[str, dict]):

@@ -46,7 +46,6 @@ from lab.kept import (
     given_text,
     kept,
     own_validation,
-    read_section,  # noqa: F401 (offered from here, too)
     text_documents,
     weights_of,
 )  # fmt: skip

@@ -19,12 +19,12 @@ from pathlib import Path
 from torch import nn
 
 from lab.intervals import mean_difference, mean_of_groups, summary
-from lab.kept import kept, kept_sets, weights_of
+from lab.kept import check_names, kept, kept_sets, weights_of
 from lab.likelihood import share_of_best, token_log_likelihoods
 from lab.records import json_records, spread, text_field
 from lab.saving import load_model, model_folder
 
-PROTOCOL = "minimal pairs 1"  # rises whenever the same model and pairs would get another figure
+PROTOCOL = "minimal pairs 2"  # rises whenever the same model and pairs would get another figure
 GOOD, BAD = "sentence_good", "sentence_bad"
 # Fields by which results are grouped, where records have them: BLiMP's paradigm, phenomenon, field; storyworld's.
 GROUPINGS = ("UID", "linguistics_term", "field", "kind", "sentences_back")
@@ -54,7 +54,7 @@ def minimal_pairs(
         count, ties, identical     pairs; those alike to the model; those alike to the letter
         fewest_tokens              the accuracy of preferring the text with fewer tokens
         unknown_tokens, over_context    tokens for text that the tokenizer lacks; texts that were cut into windows
-        protocol, name, fingerprint, seconds    fingerprint: 16 hexadecimal digits that stand for the pairs
+        protocol, name, fingerprint, seconds    fingerprint: 16 hexadecimal digits for pairs and groups
         outcomes                   with keep_outcomes: 1, 1/2 or 0 for each pair, to compare models pair by pair
     Raises: ValueError for a torn or empty file, a missing or empty field, with file and line.
     """
@@ -117,10 +117,10 @@ def read_pairs(pairs: str | Path | Sequence[dict], max_pairs: int | None = None)
 
 
 def pairs_fingerprint(records: Sequence[dict]) -> str:
-    """16 hexadecimal digits that stand for these pairs."""
+    """16 hexadecimal digits that stand for these pairs and the groups that they belong to."""
     from tokenizer import text_fingerprint
 
-    return text_fingerprint(_texts(records))[:16]
+    return text_fingerprint(str([record.get(field) for field in (GOOD, BAD, *GROUPINGS)]) for record in records)[:16]
 
 
 def _texts(records: Sequence[dict]) -> list[str]:
@@ -171,7 +171,9 @@ def minimal_pairs_of(
     pairs: a file, folder, zip or "storyworld", as for `minimal_pairs`; "auto": all sets for which one of these models
     has a result in its evaluation.json, which need not be here. Results for other weights are left out with a warning.
     save: keep new results in evaluation.json.
+    Raises: as `minimal_pairs`; ValueError for two folders of one name.
     """
+    check_names(names)
     if pairs == "auto":
         return kept_sets(names, "minimal_pairs", PROTOCOL)
     name, records = read_pairs(pairs, max_pairs)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from lab.files import shown
 from lab.intervals import summary
-from lab.kept import kept, kept_sets, weights_of
+from lab.kept import check_names, kept, kept_sets, weights_of
 from lab.likelihood import share_of_best, token_log_likelihoods
 from lab.records import checked_text, field_names, json_records, lines, spread, text_field
 from lab.saving import load_model, model_folder
@@ -57,7 +57,8 @@ def multiple_choice(
 ) -> dict:
     """Scores `model` on a published file of questions; its fields tell which set it is.
 
-    labels: PIQA's answers; None: the file `<name>-labels.lst` beside it.  max_questions: that many, evenly spread.
+    labels: PIQA's answers, and of no other set; None: the file `<name>-labels.lst` beside it.
+    max_questions: that many, evenly spread.
     batch_size: changes time and memory, no figure.
     Returns a dict, ready for JSON:
         sum, per_token, per_byte    for each measure accuracy, its 95 % Wilson interval, count, chance (the mean of 1 /
@@ -155,20 +156,27 @@ def measured(question: Question, scored: list[Tensor]) -> dict[str, list[float]]
 def read_questions(path: str | Path, labels: str | Path | None = None) -> tuple[str, list[Question]]:
     """(name of the format, questions) of a published file. Raises ValueError with file and line."""
     path = Path(path)
-    if path.suffix.lower() == ".tsv":
-        return "OpenBookQA", _openbookqa(path)
-    records = list(json_records(path))
-    place, first = records[0]
-    kind = next((kind for kind, (marks, _) in FORMATS.items() if marks <= first.keys()), None)
-    if kind is None:
-        known = "; ".join(f"{kind} has {', '.join(sorted(marks))}" for kind, (marks, _) in FORMATS.items())
-        raise ValueError(f"{place}: fields {field_names(first)} are those of no known set: {known}")
+    records = [] if path.suffix.lower() == ".tsv" else list(json_records(path))
+    kind = _format_of(*records[0]) if records else "OpenBookQA"
+    if labels and kind != "PIQA":
+        raise ValueError(f"labels={str(labels)!r}: {shown(path)} is of {kind}, and only PIQA's answers stand elsewhere")
+    if kind == "OpenBookQA":
+        return kind, _openbookqa(path)
     for place, record in records:
         if missing := FORMATS[kind][0] - record.keys():
             raise ValueError(f"{place}: no field {min(missing)!r}, which every record of {kind} has")
     if kind == "PIQA":
         records = _with_labels(path, records, Path(labels) if labels else path.with_name(f"{path.stem}-labels.lst"))
     return kind, [FORMATS[kind][1](record, place) for place, record in records]
+
+
+def _format_of(place: str, record: dict) -> str:
+    """Which set a record is of, by its fields."""
+    for kind, (marks, _) in FORMATS.items():
+        if marks <= record.keys():
+            return kind
+    known = "; ".join(f"{kind} has {', '.join(sorted(marks))}" for kind, (marks, _) in FORMATS.items())
+    raise ValueError(f"{place}: fields {field_names(record)} are those of no known set: {known}")
 
 
 def _plain(prompt: str, choices: list[str], answer: int) -> Question:
@@ -308,7 +316,9 @@ def multiple_choice_of(
     paths: a file or several (PIQA's labels beside it); "auto": the sets for which all of these models keep a result,
     which need not be here. Sets that only some have, and results for other weights, are named in a warning.
     save: keep new results in evaluation.json.
+    Raises: as `multiple_choice`; ValueError for two folders of one name.
     """
+    check_names(names)
     if paths == "auto":
         return _all_have(names, kept_sets(names, "multiple_choice", PROTOCOL))
     results = {model_folder(model).name: [] for model in names}

@@ -68,10 +68,8 @@ def fit(documents: Documents, order: int, vocab_size: int) -> NGram:
 
     Raises: ValueError when an n-gram does not fit into 63 bits, or an id is outside the vocabulary.
     """
-    if order < 1 or order * math.log2(vocab_size) > 63:
-        raise ValueError(
-            f"order={order}: order * log2(vocab_size={vocab_size}) must lie between 1 and 63 bits; choose a lower order"
-        )
+    if problem := misfit(order, vocab_size):
+        raise ValueError(problem)
     windows = _windows(documents, order)
     if windows.size and not 0 <= windows.min() <= windows.max() < vocab_size:
         raise ValueError(f"documents: ids run from {windows.min()} to {windows.max()}, but vocab_size={vocab_size}")
@@ -82,6 +80,13 @@ def fit(documents: Documents, order: int, vocab_size: int) -> NGram:
         # The n-grams without their first token; each different n-gram counts once: the continuation count.
         keys, counts = np.unique(keys % vocab_size ** (n - 1), return_counts=True)
     return NGram(order, vocab_size, levels)
+
+
+def misfit(order: int, vocab_size: int) -> str:
+    """Why no model of that order can be fitted; "" if it can."""
+    if order >= 1 and order * math.log2(vocab_size) <= 63:
+        return ""
+    return f"order={order}: order * log2(vocab_size={vocab_size}) must lie between 1 and 63 bits; choose a lower order"
 
 
 def tune(model: NGram, held_out: Documents, scales: Sequence[float] = (0.6, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4)) -> NGram:

@@ -165,7 +165,9 @@ def test_baselines_of_other_texts_have_other_names():
     assert labels(run("a.txt", "f1"), run("a.txt", "f1", "bpe", "t2")) == ["bpe, t1, f1", "bpe, t2, f1"]
 
 
-def test_saved_models_beside_baselines(tmp_path, monkeypatch):
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A saved model whose training text is here; the path of a held-out text."""
     monkeypatch.setattr(files, "TRAINED_MODELS", tmp_path)
     training, held_out = tmp_path / "train.txt", tmp_path / "valid.txt"
     training.write_text("\n<|endoftext|>\n".join(["the cat sat", "the dog sat", "the cat ran"] * 20))
@@ -173,12 +175,34 @@ def test_saved_models_beside_baselines(tmp_path, monkeypatch):
     model = GPT(ModelConfig(dim=16, num_layers=1, vocab_size=260, max_seq_len=16, num_q_heads=2, num_kv_heads=1))
     save_model(model, ByteTokenizer(), tmp_path / "mine")
     (tmp_path / "mine" / "train_config.json").write_text(json.dumps({"dataset": str(training)}))
-    results = calibrate(["mine"], str(held_out), resamples=50, save=True)
+    return str(held_out)
+
+
+def test_all_baselines_that_are_not_kept_come_from_one_pass_over_the_text(mine, monkeypatch):
+    """An order that does not fit the vocabulary takes none of the others with it."""
+    passes = []
+
+    def counted(tok, documents, orders):
+        passes.append(list(orders))
+        return fit_baselines(tok, documents, orders)
+
+    monkeypatch.setattr("lab.calibration.fit_baselines", counted)
+    bigram = calibrate(["mine"], mine, orders=(2,), resamples=50, save=True)
+    with pytest.warns(UserWarning, match="the 9-gram baseline is left out: order=9") as said:
+        results = calibrate(["mine"], mine, orders=(1, 9, 2, 5), resamples=50)
+    assert len(said) == 1 and said[0].filename == __file__
+    assert [name.split(" ")[0] for name in results] == ["mine", "unigram", "bigram", "5-gram"]
+    assert passes == [[2], [1, 5]]
+    assert bigram.items() <= results.items()
+
+
+def test_saved_models_beside_baselines(mine, monkeypatch):
+    results = calibrate(["mine"], mine, resamples=50, save=True)
     with monkeypatch.context() as patch:
         patch.setattr("lab.calibration.calibration_of", lambda *args, **options: pytest.fail("computed again"))
-        assert calibrate(["mine"], str(held_out), resamples=50) == results
+        assert calibrate(["mine"], mine, resamples=50) == results
     with pytest.warns(UserWarning, match="the 9-gram baseline is left out: order=9"):
-        assert list(calibrate(["mine"], str(held_out), orders=(9,), resamples=50)) == ["mine"]
+        assert list(calibrate(["mine"], mine, orders=(9,), resamples=50)) == ["mine"]
     names = list(results)
     assert names[0] == "mine"
     assert [name.split(" ")[0] for name in names[1:]] == ["unigram", "bigram", "5-gram"]

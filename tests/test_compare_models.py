@@ -14,15 +14,14 @@ from lab import compare_models, files
 from lab.compare_models import (
     compare,
     find_runs,
-    kept,
     notes,
     paired_difference,
     ranking,
-    read_section,
     sentence,
 )  # fmt: skip
 from lab.evaluation import evaluate, read_results
 from lab.intervals import draw_documents, t_quantile
+from lab.kept import kept, read_section
 from lab.saving import load_model, save_model
 from model import GPT
 from tokenizer import ByteTokenizer

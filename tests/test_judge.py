@@ -591,6 +591,10 @@ def raise_end_of_file(_):
 def test_terminal(saved, server, monkeypatch, capsys):
     (saved / "p.txt").write_text("The cat\nA dog\n")
     arguments = ["amber", "--prompts", str(saved / "p.txt"), "--completions", "1"]
+    monkeypatch.setattr("builtins.input", lambda _: pytest.fail("asked without a judge"))
+    with pytest.raises(SystemExit, match="no judge is set"):
+        main(arguments)
+    assert capsys.readouterr().out == ""
     main([*arguments, "--estimate", "--price-in", "1", "--price-out", "1"])
     assert "10 calls, about" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no judge is set"):

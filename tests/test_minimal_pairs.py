@@ -13,13 +13,14 @@ from torch import nn
 from toy_models import Bigram, Letters
 
 from config import ModelConfig
-from lab import records, storyworld
+from lab import files, records, storyworld
 from lab.evaluation import minimal_pairs, token_losses
 from lab.intervals import Z, chance_interval, mean_difference, mean_of_groups, wilson
 from lab.likelihood import log_likelihoods, share_of_best, token_log_likelihoods
-from lab.minimal_pairs import difference, read_pairs, table
+from lab.minimal_pairs import difference, minimal_pairs_of, pairs_fingerprint, read_pairs, table
+from lab.saving import save_model
 from model import GPT
-from tokenizer import get_tokenizer
+from tokenizer import ByteTokenizer, get_tokenizer
 
 
 @pytest.fixture
@@ -359,6 +360,37 @@ def test_blimp_as_published(shared_data):
     assert len({p["linguistics_term"] for p in pairs}) >= 12
 
 
+# ---------------------------------------------------------------- saved models
+
+
+def test_groups_added_to_a_file_make_another_set(tmp_path, monkeypatch):
+    """What was kept of the pairs without their groups knows nothing of these."""
+    monkeypatch.setattr(files, "TRAINED_MODELS", tmp_path)
+    save_model(random_gpt(260, 16), ByteTokenizer(), "one")
+    found = []
+    for rows in ([pair("a cat", "cat a")], [pair("a cat", "cat a", UID="order")]):
+        (tmp_path / "pairs.jsonl").write_text(jsonl(rows))
+        found += [minimal_pairs_of(["one"], tmp_path / "pairs.jsonl", save=True)["pairs.jsonl"]["one"] for _ in "12"]
+    assert [list(result["by"]) for result in found] == [[], [], ["UID"], ["UID"]]
+    assert found[0] == found[1] and found[2] == found[3]
+
+
+def test_fingerprints_tell_all_groups_apart():
+    rows = [[pair("a", "b")] * 2, [pair("a", "b", UID="x"), pair("a", "b")], [pair("a", "b"), pair("a", "b", UID="x")],
+            [pair("a", "b", field="x"), pair("a", "b")]]  # fmt: skip
+    assert len({pairs_fingerprint(own) for own in rows}) == 4
+    extra = [row | {"other": 1} for row in rows[1]]  # no result depends on that field
+    assert pairs_fingerprint(read_pairs(extra)[1]) == pairs_fingerprint(rows[1])
+
+
+def test_two_models_of_one_name_are_refused(tmp_path, monkeypatch):
+    """One would stand for both in the result."""
+    monkeypatch.setattr(files, "TRAINED_MODELS", tmp_path)
+    for pairs in ("auto", [pair("a", "b")]):
+        with pytest.raises(ValueError, match="one have the same name: rename"):
+            minimal_pairs_of(["one", tmp_path / "elsewhere" / "one"], pairs)
+
+
 # ---------------------------------------------------------------- tables
 
 
@@ -387,7 +419,7 @@ def made() -> list[dict]:
 def test_storyworld_pairs_are_grouped_and_fingerprinted(bigram):
     first, again = (minimal_pairs(bigram, Letters("ab"), "storyworld", max_pairs=21) for _ in range(2))
     # Another figure means other pairs: then raise PAIRS_VERSION (or storyworld.VERSION), and the protocol with it.
-    assert first["fingerprint"] == again["fingerprint"] == "96aff0d77b560e04"
+    assert first["fingerprint"] == again["fingerprint"] == "4a5bddb0b8ddd8c9"
     assert {name: group["count"] for name, group in first["by"]["kind"].items()} == dict.fromkeys(
         ("affordance", "agreement", "cause", "feeling", "location", "recall", "who_did_it"), 3
     )

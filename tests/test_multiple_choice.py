@@ -9,9 +9,10 @@ import torch
 from test_minimal_pairs import random_gpt
 from toy_models import Bigram, Letters
 
+from lab import files
 from lab.evaluation import multiple_choice
 from lab.likelihood import log_likelihoods
-from lab.multiple_choice import Question, first_scored, measured, read_questions, table
+from lab.multiple_choice import Question, first_scored, measured, multiple_choice_of, read_questions, table
 from tokenizer import ByteTokenizer
 
 
@@ -303,6 +304,24 @@ def test_bad_labels_of_piqa(tmp_path):
     labels.write_text("0\n")
     with pytest.raises(ValueError, match=r"holds 1 labels, but .*dev\.jsonl 2 questions"):
         read_questions(path)
+
+
+def test_labels_are_for_piqa_alone(tmp_path):
+    (tmp_path / "labels.lst").write_text("0\n")
+    (tmp_path / "open.tsv").write_text(HEADER + "1\tA bird\t(A) flies (B) swims\tA bird\tA\n")
+    for path, kind in ((write(tmp_path, [hellaswag("He", ["a", "b"], 0)]), "HellaSwag"),
+                       (tmp_path / "open.tsv", "OpenBookQA")):  # fmt: skip
+        assert read_questions(path)[0] == kind
+        with pytest.raises(ValueError, match=rf"labels\.lst': .*{path.name} is of {kind}, and only PIQA's answers"):
+            read_questions(path, tmp_path / "labels.lst")
+
+
+def test_two_models_of_one_name_are_refused(tmp_path, monkeypatch):
+    """One would stand for both in the result."""
+    monkeypatch.setattr(files, "TRAINED_MODELS", tmp_path)
+    for paths in ("auto", write(tmp_path, [hellaswag("He", ["a", "b"], 0)])):
+        with pytest.raises(ValueError, match="one have the same name: rename"):
+            multiple_choice_of(["one", tmp_path / "elsewhere" / "one"], paths)
 
 
 TSV_DISREPAIR = {

@@ -374,6 +374,16 @@ def test_what_the_texts_say_is_what_the_claims_say(pairs):
                 assert claim[2] in text, (pair, claim)
 
 
+def test_no_wording_suits_both_texts(pairs):
+    """Who is glad of a shared meal, or cheers, may be either of two; and one can stand on a box as on a stool."""
+    for pair in pairs:
+        end = pair["sentence_good"][-90:]
+        if pair["kind"] == "who_did_it":
+            assert "tastes better than" not in end and not re.search(r'"Hurray, [^"]*"[^"]*$', end), pair
+        if pair["kind"] == "affordance" and pair["facts"]["good"][2] == "reach":
+            assert pair["facts"]["things"][pair["facts"]["bad"][1]]["kind"] != "box", pair
+
+
 def test_affordances_are_the_right_tool_for_the_trouble(pairs):
     """A tool's use is one that a recorded trouble takes; mending takes something broken; eating takes food."""
     uses = Counter()
@@ -389,7 +399,7 @@ def test_affordances_are_the_right_tool_for_the_trouble(pairs):
         reasons = {"eat": facts["things"][noun]["kind"] == "food", "mend": "break" in kinds, "shine": "fear" in kinds}
         assert reasons.get(use) or use in [REMEDY.get(trouble) for trouble in troubles], pair
         uses[use] += 1
-    assert len(uses) >= 5 and uses["eat"] < 80, uses
+    assert len(uses) >= 5 and uses["eat"] < 90, uses
 
 
 def test_pairs_are_the_same_for_the_same_seed():

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from lab.judge.grading import judge
 from lab.judge.plan import estimate
+from lab.judge.server import HOW, address
 from lab.judge.view import rows
 
 
@@ -38,6 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
             price_in: price of a million tokens that the judge reads
             price_out: price of a million tokens that it writes
         """
+        if not stop and address() is None:
+            raise ValueError(HOW)
         same = dict(completions=completions, with_seeds=with_seeds)
         cost = estimate(names, prompts, price_in=price_in, price_out=price_out, **same)
         print(cost["sentence"])

@@ -23,11 +23,13 @@ from .plots import Story
 from .telling import Teller, tell_story
 from .world import Character, Dice, Event
 
-PAIRS_VERSION = "2"  # part of every seed: change it when the pairs change while the stories stay
+PAIRS_VERSION = "3"  # part of every seed: change it when the pairs change while the stories stay
 MOST_BYTES = 850  # of a whole text, so that most fit into a context of 256 tokens, of 2048 pieces or more
 SAMPLED_STORIES = 3000  # from which it is counted how frequent words are; with 1,000 rare nouns come out wrong
 SENTENCES_BACK = (1, 2, 3, 4, 5, 6)  # how far back recall reaches, each equally often
 _WORD = re.compile(r"\w+|[^\w\s]")
+# Wordings at the end of a story that suit the other of the two just as well: nothing decides who said it.
+_UNDECIDED = re.compile(r'("Hurray, [^"]*"|tastes better than a whole one,")[^"]*$')
 _SENTENCE_END = re.compile(r'[.!?]"?(?=\s)')
 Claim = list  # a relation and its arguments, in plain words
 Change = tuple[Event, Claim, Claim]  # the altered event, what the good text claims, what the bad text claims
@@ -72,6 +74,8 @@ def affordance(s: Story, at: int, dice: Dice) -> Change | None:
         return None
     right = getattr(event, slot)
     others = [thing for thing in _things(s, at) if thing.use != right.use and thing not in (event.thing, event.tool)]
+    if right.use == "reach":
+        others = [thing for thing in others if thing.kind != "box"]  # one can stand on a box
     if not others:
         return None
     wrong = dice.pick(others)
@@ -317,8 +321,8 @@ def _told(story: Story, at: int, last: Event, seed: str) -> str:
 
 
 def _differs_well(kind: str, good: str, bad: str) -> bool:
-    """Whether the change shows in the wording, and (for agreement) in nothing but pronouns."""
-    if good == bad:
+    """Whether the change shows in the wording, decides who did it, and (for agreement) shows in pronouns alone."""
+    if good == bad or (kind == "who_did_it" and _UNDECIDED.search(good)):
         return False
     if kind != "agreement":
         return True
