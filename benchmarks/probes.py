@@ -5,6 +5,7 @@
     python benchmarks/probes.py --train --only tinystories          # the text alone, or: --only cards
     python benchmarks/probes.py --train --recipes attention Mamba --seconds 5               # less of it
     python benchmarks/probes.py --steps 1000                                                # after a third of the text
+    python benchmarks/probes.py --without "MLP only" "no positions" "token shift" conv      # among the better ones
 
 Every recipe gets as many parameters as the first one, within 3 %, by the width of its MLP. Its card is that of
 lab/probes (2 layers of width 64), with one seed at each of the quick card's rates. Its bits per byte are those of
@@ -228,28 +229,31 @@ def table(found: dict[str, dict[str, float]]) -> str:
 
 
 def picture(found: dict[str, dict[str, float]], rho: dict[str, tuple[float, float, float]], path: Path) -> None:
-    """Bits per byte against the card's score, a dot for each recipe; beside it, what each task says by itself."""
+    """A row for each recipe, best text first, with its card's score; beside it, what each task says by itself."""
     import matplotlib.pyplot as plt
 
     from lab.plots import PALETTE, STYLE
 
+    names = [name for name in found if math.isfinite(found[name]["bits per byte"])]  # without those that diverged
+    names.sort(key=lambda name: found[name]["bits per byte"])
     with plt.rc_context(STYLE):
-        figure, (ax, side) = plt.subplots(1, 2, figsize=(12, 6), layout="constrained", width_ratios=(5, 2))
-    names = [name for name in found if math.isfinite(found[name]["bits per byte"])]
-    x, y = ([found[name][m] * scale for name in names] for m, scale in (("card", 100), ("bits per byte", 1)))
-    ax.plot(x, y, "o", color=PALETTE[0], markersize=6, alpha=0.85)
-    for own_x, own_y, name, place in zip(x, y, names, label_places(x, y)):
-        ax.annotate(
-            name, (own_x, own_y), xytext=place, textcoords="offset points", fontsize=7.5, color="#333333", va="center",
-            ha="left" if place[0] > 0 else "right", arrowprops={"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.4},
-        )  # fmt: skip
-    ax.margins(x=0.17, y=0.07)
-    ax.set(
-        xlabel="card's score: mean accuracy over the tasks (per cent)", ylabel="bits per byte of held-out TinyStories"
-    )
+        figure, (ax, side) = plt.subplots(
+            1, 2, figsize=(11, 1.6 + 0.22 * len(names)), layout="constrained", width_ratios=(3, 2)
+        )
+    for row, name in enumerate(names):
+        score = 100 * found[name]["card"]
+        ax.plot([0, score], [row, row], color="#E4E4E4", linewidth=1, zorder=1)
+        ax.plot(score, row, "o", color=PALETTE[0], markersize=6)
+        bits = f"{found[name]['bits per byte']:.3f}"
+        ax.text(1.02, row, bits, transform=ax.get_yaxis_transform(), va="center", fontsize=8.5)
+    ax.text(1.02, -1.1, "bits/byte", transform=ax.get_yaxis_transform(), va="center", fontsize=8.5)
+    ax.set_yticks(range(len(names)), names, fontsize=8.5)
+    ax.grid(False, axis="y")
+    ax.set(xlim=(0, 103), ylim=(len(names) - 0.4, -0.6), xlabel="card's score: mean accuracy over the tasks (per cent)")
     value, low, high = rho["card"]
     ax.set_title(
-        f"{len(names)} recipes of equal size: rank correlation {value:.2f} (95 %: {low:.2f} to {high:.2f})",
+        f"{len(names)} recipes of equal size, the best at text first\n"
+        f"rank correlation with the card {value:.2f} (95 %: {low:.2f} to {high:.2f})",
         fontsize=10, loc="left",
     )  # fmt: skip
     order = sorted(TASKS, key=lambda task: rho[task][0])
@@ -265,56 +269,34 @@ def picture(found: dict[str, dict[str, float]], rho: dict[str, tuple[float, floa
     plt.close(figure)
 
 
-def label_places(x: list[float], y: list[float]) -> list[tuple[float, float]]:
-    """Where to write each dot's name, in points from it: the nearest place that covers no dot and no other name."""
-    wide, high = max(x) - min(x) or 1.0, max(y) - min(y) or 1.0
-    dots = [(430 * (a - min(x)) / wide, 330 * (b - min(y)) / high) for a, b in zip(x, y)]  # in points, about
-    taken = [(a - 4, b - 4, a + 4, b + 4) for a, b in dots]
-    places = []
-    for a, b in dots:
-        choices = [(side * 7, up) for up in (0, 9, -9, 18, -18, 27, -27, 36, -36, 45, -45) for side in (1, -1)]
-        boxes = {(dx, dy): _box(a + dx, b + dy, dx > 0) for dx, dy in choices}
-        place = min(
-            choices, key=lambda choice: (sum(_overlap(boxes[choice], other) for other in taken), abs(choice[1]))
-        )
-        taken.append(boxes[place])
-        places.append(place)
-    return places
-
-
-def _box(x: float, y: float, to_the_right: bool, width: float = 72.0) -> tuple[float, float, float, float]:
-    return (x, y - 4.5, x + width, y + 4.5) if to_the_right else (x - width, y - 4.5, x, y + 4.5)
-
-
-def _overlap(a: tuple, b: tuple) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", action="store_true", help="measure what is missing")
     parser.add_argument("--only", choices=("tinystories", "cards"), help="one of the two")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), help="which (all)")
+    parser.add_argument("--without", nargs="+", choices=RECIPES, default=[], help="recipes to leave out")
     parser.add_argument("--seconds", type=float, default=15.0, help="CPU seconds of each of the card's runs, at most")
     parser.add_argument("--seeds", type=int, default=1, help="seeds of the card (the quick card itself has 2)")
     parser.add_argument("--rates", type=float, nargs="+", default=list(Settings().rates), help="rates of the card")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"steps of {BATCH * BASE.max_seq_len} tokens of text")
     parser.add_argument("--text-seeds", type=int, default=1, help="runs of each recipe on the text")
     parser.add_argument("--workers", type=int, default=2, help="processes that train the card's copies")
-    parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "probes.png")
+    parser.add_argument("--picture", type=Path, help="where to draw (docs/probes.png, if no option is given)")
     options = parser.parse_args()
+    options.recipes = [name for name in options.recipes if name not in options.without]
     settings = Settings(options.seconds, options.seeds, tuple(options.rates))
     if options.train:
         if options.only != "cards" and not TEXT.exists():
             sys.exit(f"{TEXT.name} is not beside the checkout: --only cards, or put it into {TEXT.parent.name}/")
         measure_missing(options, settings)
-    found = scores(read(RESULTS), options.steps, settings)
+    found = scores([r for r in read(RESULTS) if r["recipe"] in options.recipes], options.steps, settings)
     if len(found) < 3:
         sys.exit(
             f"{shown(RESULTS)} holds {len(found)} recipes with card and text of these settings: start with --train"
         )
     rho = correlations(found)
-    picture(found, rho, options.picture)
+    if options.picture or len(sys.argv) == 1:
+        picture(found, rho, options.picture or ROOT / "docs" / "probes.png")
     print(table(found) + "\n")
     for name, (value, low, high) in rho.items():
         print(f"{'whole card' if name == 'card' else TASKS[name].title}: {value:.2f} ({low:.2f} to {high:.2f})")
