@@ -408,6 +408,8 @@ def test_the_card_is_shown_as_text_table_and_picture():
     frame = one.df()
     assert list(frame["level"]) == [8, 16, 32] and frame["accuracy"][0] == pytest.approx(0.65)
     assert Card.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+    other = dataclasses.replace(one, config={"attn_block": "ValueResidualAttn", "mlp_block": "MLP"})
+    assert str(other).splitlines()[0] == "Capability card: Norm-><b>->+ with Attn = ValueResidualAttn"
     with pytest.raises(ValueError, match="lacks tasks"):
         Card.from_dict({k: v for k, v in one.to_dict().items() if k != "tasks"})
     figure = plot_cards({"a": one, "b": example(seconds_to_99=3.0)})

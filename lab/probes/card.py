@@ -86,10 +86,14 @@ class Card:
             if self.decode_state is None
             else f"decode state {self.decode_state:,} numbers after 128 tokens"
         )
+        usual = {"Attn": ("attn_block", "MQA"), "MLP": ("mlp_block", "MLP")}
+        chosen = {slot: self.config.get(field, kind) for slot, (field, kind) in usual.items()}
+        others = [f"{slot} = {kind}" for slot, kind in chosen.items() if kind != usual[slot][1]]
+        blocks = f" with {', '.join(others)}" if others else ""
         return (
-            f"Capability card{named}: {self.architecture}\n2 layers of width 64, {self.parameters:,} parameters beside "
-            f"the embeddings, {state}; {s['seeds']} seeds, rates "
-            f"{', '.join(f'{rate:g}' for rate in s['rates'])}, at most {s['seconds']:g} CPU seconds a run"
+            f"Capability card{named}: {self.architecture}{blocks}\n"
+            f"2 layers of width 64, {self.parameters:,} parameters beside the embeddings, {state}; "
+            f"{s['seeds']} seeds, rates {', '.join(f'{rate:g}' for rate in s['rates'])}, at most {s['seconds']:g} CPU seconds a run"
         )
 
     def notes(self) -> list[str]:
