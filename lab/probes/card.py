@@ -90,10 +90,11 @@ class Card:
         chosen = {slot: self.config.get(field, kind) for slot, (field, kind) in usual.items()}
         others = [f"{slot} = {kind}" for slot, kind in chosen.items() if kind != usual[slot][1]]
         blocks = f" with {', '.join(others)}" if others else ""
+        rates = ", ".join(f"{rate:g}" for rate in s["rates"])
         return (
             f"Capability card{named}: {self.architecture}{blocks}\n"
             f"2 layers of width 64, {self.parameters:,} parameters beside the embeddings, {state}; "
-            f"{s['seeds']} seeds, rates {', '.join(f'{rate:g}' for rate in s['rates'])}, at most {s['seconds']:g} CPU seconds a run"
+            f"{s['seeds']} seeds, rates {rates}, at most {s['seconds']:g} CPU seconds a run"
         )
 
     def notes(self) -> list[str]:
