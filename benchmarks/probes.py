@@ -19,6 +19,7 @@ import math
 import statistics
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +218,24 @@ def correlations(found: dict[str, dict[str, float]]) -> dict[str, tuple[float, f
     return {m: correlation(np.array([of[m] for of in usable]), -bits) for m in ("card", *TASKS)}
 
 
+def luck(rows: list[dict], names: Collection[str], steps: int) -> str:
+    """What the text's own seeds do to these recipes: no card can rank better than a second run of the same training."""
+    bits: dict[str, dict[str, float]] = {}
+    for r in rows:
+        if r["recipe"] in names and r["settings"] == text_settings(steps):
+            bits.setdefault(r["recipe"], {})[r["seed"]] = float(r["value"])
+    pairs = {name: (own["0"], own["1"]) for name, own in bits.items() if {"0", "1"} <= own.keys()}
+    if len(pairs) < 3:
+        return "Text: one run of each recipe."
+    apart = {name: abs(a - b) for name, (a, b) in pairs.items()}
+    worst = max(apart, key=apart.__getitem__)
+    value, low, high = correlation(*np.array(list(pairs.values())).T)
+    return (
+        f"Text, seed 0 against seed 1 of {len(pairs)} recipes: rank correlation {value:.2f} ({low:.2f} to {high:.2f}), "
+        f"{statistics.median(apart.values()):.4f} bits per byte apart (median), at most {apart[worst]:.4f} ({worst})"
+    )
+
+
 def table(found: dict[str, dict[str, float]]) -> str:
     """Best text first."""
     lines = []
@@ -289,7 +308,8 @@ def main() -> None:
         if options.only != "cards" and not TEXT.exists():
             sys.exit(f"{TEXT.name} is not beside the checkout: --only cards, or put it into {TEXT.parent.name}/")
         measure_missing(options, settings)
-    found = scores([r for r in read(RESULTS) if r["recipe"] in options.recipes], options.steps, settings)
+    rows = [r for r in read(RESULTS) if r["recipe"] in options.recipes]
+    found = scores(rows, options.steps, settings)
     if len(found) < 3:
         sys.exit(
             f"{shown(RESULTS)} holds {len(found)} recipes with card and text of these settings: start with --train"
@@ -300,6 +320,7 @@ def main() -> None:
     print(table(found) + "\n")
     for name, (value, low, high) in rho.items():
         print(f"{'whole card' if name == 'card' else TASKS[name].title}: {value:.2f} ({low:.2f} to {high:.2f})")
+    print(luck(rows, found, options.steps))
 
 
 if __name__ == "__main__":

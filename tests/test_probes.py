@@ -477,6 +477,21 @@ def test_interval_of_the_correlation_holds_it_and_shrinks_with_more_recipes():
     assert widths[1] < widths[0] / 2
 
 
+def test_luck_lays_one_seed_beside_the_other():
+    settings = benchmark.text_settings(600)
+    values = {"attention": (1.0, 1.1), "MLA": (2.0, 2.5), "conv": (3.0, 3.0), "Mamba": (9.0, None)}
+    rows = [
+        dict(recipe=name, settings=settings, seed=str(seed), measure="bits per byte", value=str(value))
+        for name, own in values.items()
+        for seed, value in enumerate(own)
+        if value is not None
+    ]
+    text = benchmark.luck(rows, list(values), 600)
+    assert "of 3 recipes: rank correlation 1.00" in text and "0.1000 bits per byte apart (median)" in text
+    assert "at most 0.5000 (MLA)" in text
+    assert benchmark.luck(rows, ["MLA", "Mamba"], 600) == "Text: one run of each recipe."
+
+
 def test_calibrated_recipes_are_of_equal_size():
     assert len(benchmark.RECIPES) >= 24
     wanted = benchmark.parameters(benchmark.BASE)
