@@ -2,6 +2,7 @@
 
     python benchmarks/probes.py                                     # table, correlations, docs/probes.png, from the CSV
     python benchmarks/probes.py --train                             # measures what is missing first; stop at any time
+    python benchmarks/probes.py --train --text-seeds 2              # and a second run of each recipe on the text
     python benchmarks/probes.py --train --only tinystories          # the text alone, or: --only cards
     python benchmarks/probes.py --train --recipes attention Mamba --seconds 5               # less of it
     python benchmarks/probes.py --steps 1000                                                # after a third of the text
@@ -219,7 +220,7 @@ def correlations(found: dict[str, dict[str, float]]) -> dict[str, tuple[float, f
 
 
 def luck(rows: list[dict], names: Collection[str], steps: int) -> str:
-    """What the text's own seeds do to these recipes: no card can rank better than a second run of the same training."""
+    """What the text's own seeds do to these recipes: how well a second run of the same training ranks them."""
     bits: dict[str, dict[str, float]] = {}
     for r in rows:
         if r["recipe"] in names and r["settings"] == text_settings(steps):

@@ -8,7 +8,7 @@ All models are scored on the same documents by the protocol of lab/evaluation.py
 B) / ln 2 / bytes, so below 0 where A is better, and its uncertainty has two sources:
 
     documents   other stories would have given another figure. Documents are drawn anew, with replacement, thousands of
-                times, the same ones for both models (paired bootstrap)
+                times, the same ones for both models (paired bootstrap); `few_documents` widens for few
     seeds       another training run of the same architecture would have given another model. It can be seen only where
                 there are several runs: `name`, `name-seed2`, `name-seed3`, ...
 

@@ -141,7 +141,7 @@ def test_interval_over_documents_covers_at_its_rate():
 
 @pytest.mark.parametrize("holding", [2, 3, 5])
 def test_interval_covers_at_its_rate_where_few_of_many_documents_hold_such_words(holding):
-    """Without Student's t, that of two of forty documents held the truth in about two trials of three."""
+    """Without Student's t, that of two of forty documents held the truth in one trial of two."""
     generator, hits, trials = np.random.default_rng(5), 0, 300
     drawn = draw_documents(40, 300, 0)
     for _ in range(trials):

@@ -89,9 +89,10 @@ def code_of(cfg: ModelConfig) -> str | None:
 
 def _is_own(thing: type | FunctionType) -> bool:
     """Whether this is the project's code, a notebook's or a script's, and does more than look on."""
-    if thing.__module__.partition(".")[0] in sys.stdlib_module_names or thing.__module__.startswith(ONLY_LOOKS_ON):
+    module = thing.__module__ or ""  # what exec made may have none
+    if module.partition(".")[0] in sys.stdlib_module_names or module.startswith(ONLY_LOOKS_ON):
         return False
-    file = getattr(sys.modules.get(thing.__module__), "__file__", None) or ""
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
     return not {"site-packages", "dist-packages"} & set(Path(file).parts)
 
 
